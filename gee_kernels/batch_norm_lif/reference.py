@@ -1,6 +1,6 @@
 """Batch normalisation over T, B, H and W, plus a residual, into leaky integrate-and-fire; in plain PyTorch.
 
-    y = (x - mean) / sqrt(var + eps) * weight + bias [+ residual],   spikes = lif(y over T)
+y = (x - mean) / sqrt(var + eps) * weight + bias [+ residual],   spikes = lif(y over T)
 """
 
 import torch
@@ -28,15 +28,27 @@ def batch_norm_lif(
     detach_reset: bool,
     surrogate: str,
     alpha: float,
-) -> tuple[Tensor, Tensor, Tensor]:  # spikes [T*B, C, H, W], bits [T*B, H, W, ceil(C/8)], counts [T*B, C] int32
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # spikes [T*B, C, H, W], bits [T*B, H, W, ceil(C/8)], counts [T*B, C] int32
     y = torch.nn.functional.batch_norm(
         x.to(weight.dtype), running_mean, running_var, weight, bias, training, momentum, eps
     )
     if residual is not None:
         y = y + residual
     spikes, _ = lif(
-        y.unflatten(0, (time_steps, -1)), None, tau, v_threshold, v_reset, decay_input, detach_reset, surrogate, alpha
+        y.unflatten(0, (time_steps, -1)),
+        None,
+        tau,
+        v_threshold,
+        v_reset,
+        decay_input,
+        detach_reset,
+        surrogate,
+        alpha,
     )
     spikes = spikes.flatten(0, 1).to(x.dtype)
-    counts = spikes.detach().flatten(2).sum(2, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    counts = (
+        spikes.detach().flatten(2).sum(2, dtype=torch.float64 if x.dtype == torch.float64 else torch.float32)
+    )
     return spikes, pack_spikes(spikes.detach()), counts.to(torch.int32)

@@ -1,6 +1,6 @@
 """Inference: convolution with decoded weights, folded norm, residual and LIF over all T steps.
 
-    y = genetic_conv2d(x, ...) * scale + shift [+ residual],   spikes = lif(y over T)
+y = genetic_conv2d(x, ...) * scale + shift [+ residual],   spikes = lif(y over T)
 """
 
 import torch
@@ -26,7 +26,9 @@ def genetic_conv2d_lif(
     v_threshold: float,
     v_reset: float | None,
     decay_input: bool,
-) -> tuple[Tensor, Tensor, Tensor]:  # spikes [T*B, C_out, H', W'], bits [.., H', W', ceil(C/8)], counts [T*B, C_out]
+) -> tuple[
+    Tensor, Tensor, Tensor
+]:  # spikes [T*B, C_out, H', W'], bits [.., H', W', ceil(C/8)], counts [T*B, C_out]
     y = genetic_conv2d(x, pre, interaction, post, stride, padding)
     y = y * scale[:, None, None] + shift[:, None, None]
     if residual is not None:
