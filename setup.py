@@ -26,7 +26,7 @@ setup(
                 "-std=c++20",
                 "-fvisibility=hidden",
                 "-Wall",
-                "-ffp-contract=off",  # the same rounding on every instruction set; kernels ask for FMA by name
+                "-ffp-contract=off",  # every instruction set rounds alike; kernels ask for FMA
                 "-DTORCH_TARGET_VERSION=0x020b000000000000",  # the stable ABI of torch 2.11
             ],
         )
