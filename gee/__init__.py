@@ -1,0 +1,1 @@
+"""Deep spiking neural networks whose weights are grown from genes."""
