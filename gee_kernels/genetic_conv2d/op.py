@@ -176,8 +176,8 @@ def genetic_conv2d(
         stride: step of the window, at least 1.
         padding: zeros added on every side, at least 0.
         plan: how to compute it. `"auto"`: by predicted cost (see `explain_plan`); `"reconstruct"`: decode
-            tiles of W inside the convolution; `"gene"`: take the product in gene space; `"event"` (CPU): visit
-            only the non-zero inputs; `"materialize"`: decode W, then torch's convolution.
+            tiles of W inside the convolution; `"gene"`: take the product in gene space; `"event"` (CPU):
+            visit only the non-zero inputs; `"materialize"`: decode W, then torch's convolution.
         bits: `pack_spikes(x)` where it is known. x must then be binary; kernels may read the bits instead of
             x, and the backward pass keeps them instead of x.
         backend: `"fused"` (C++ or Triton, by device) or `"reference"`.
