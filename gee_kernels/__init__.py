@@ -9,16 +9,21 @@ from gee_kernels._library import load_extension
 
 load_extension()
 
+from gee_kernels.batch_norm_lif.op import BatchNormLIF, batch_norm_lif  # noqa: E402
 from gee_kernels.decode_weight.op import decode_weight  # noqa: E402
 from gee_kernels.genetic_conv2d.op import genetic_conv2d  # noqa: E402
 from gee_kernels.genetic_conv2d_lif.op import GeneticConv2dLIF, genetic_conv2d_lif  # noqa: E402
+from gee_kernels.lif.op import lif  # noqa: E402
 from gee_kernels.spikes.op import pack_spikes, unpack_spikes  # noqa: E402
 
 __all__ = [
+    "BatchNormLIF",
     "GeneticConv2dLIF",
+    "batch_norm_lif",
     "decode_weight",
     "genetic_conv2d",
     "genetic_conv2d_lif",
+    "lif",
     "pack_spikes",
     "unpack_spikes",
 ]

@@ -36,12 +36,9 @@ def lif(
         r = s.detach() if detach_reset else s
         v = h - r * v_threshold if v_reset is None else r * v_reset + (1 - r) * h
         spikes.append(s)
-    out = torch.stack(spikes).to(x.dtype) if spikes else torch.empty_like(x)
-    return out, v
+    return torch.stack(spikes).to(x.dtype), v
 
 
 def charge(current: Tensor, v: Tensor, tau: float, rest: float, decay_input: bool) -> Tensor:
-    """H_t, rounded as SpikingJelly's LIFNode rounds it (a rest of 0 is not subtracted)."""
-    if decay_input:
-        return v + (current - (v if rest == 0 else v - rest)) / tau
-    return v * (1 - 1 / tau) + current if rest == 0 else v - (v - rest) / tau + current
+    """H_t, in the order in which SpikingJelly's LIFNode rounds it."""
+    return v + (current - (v - rest)) / tau if decay_input else v - (v - rest) / tau + current
