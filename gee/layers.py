@@ -1,0 +1,201 @@
+"""Spiking layers: a population of neurons together with the synapses that lead into it.
+
+What flows between layers is an `Activity`: the spikes, their packed bits, and the neuronal encoding of
+the population that sent them. So a convolution finds its input code X_p with its input and its output
+code X_q in its own layer, and every encoding is registered exactly once.
+"""
+
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import gee_kernels
+
+
+@dataclass(frozen=True)
+class Neuron:
+    """The leaky integrate-and-fire neuron of a network; see `gee_kernels.lif` for the equations."""
+
+    tau: float = 2.0
+    v_threshold: float = 0.5
+    v_reset: float | None = 0.0
+    decay_input: bool = True
+    detach_reset: bool = True
+    surrogate: str = "piecewise_quadratic"
+    alpha: float = 2.0
+
+
+class Activity(NamedTuple):
+    """What one layer hands to the next."""
+
+    values: Tensor  # [T*B, C, H, W], time outermost; [B, C, H, W] where constant
+    time_steps: int
+    bits: Tensor | None = None  # [T*B, H, W, ceil(C/8)] uint8, the spikes packed; None where unknown
+    encoding: Tensor | None = None  # [C, g, K, K], X of the sending population; None in a dense twin
+    binary: bool = False  # spikes; False: graded values (an image, or spikes behind average pooling)
+    constant: bool = False  # the same values at each of the T steps, held once
+
+
+class DenseConv2d(nn.Conv2d):
+    """Convolution with a learned weight: the first one, 1x1 shortcuts, and all those of a dense twin."""
+
+    def __init__(self, in_channels: int, out_channels: int, kernel_size: int, stride: int = 1):
+        super().__init__(
+            in_channels, out_channels, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=False
+        )
+
+    def forward(self, x: Activity, interaction: Tensor | None = None, post: Tensor | None = None) -> Tensor:
+        # [N, C_in, H, W] -> [N, C_out, H', W']; the genes are taken, and left alone, for a common signature
+        return super().forward(x.values)
+
+
+class GeneticConv2d(nn.Module):
+    """3x3 convolution with weights decoded from genes (GEE, Eqs. 1-3); owns no parameter."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int, plan: str, backend: str):
+        super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.padding = (3, 3), (stride, stride), (1, 1)
+        self.plan, self.backend = plan, backend
+
+    def forward(self, x: Activity, interaction: Tensor, post: Tensor) -> Tensor:
+        # [N, C_in, H, W] -> [N, C_out, H', W']
+        return gee_kernels.genetic_conv2d(
+            x.values,
+            x.encoding,
+            interaction,
+            post,
+            self.stride[0],
+            self.padding[0],
+            self.plan,
+            bits=x.bits,
+            backend=self.backend,
+        )
+
+    def extra_repr(self) -> str:
+        return f"{self.in_channels}, {self.out_channels}, stride={self.stride[0]}, plan={self.plan!r}"
+
+
+class SpikingLayer(nn.Module):
+    """Remembers how often its neurons fired in the last forward pass."""
+
+    counts: Tensor | None = None  # [T*B, C] int32, spikes per image-step and channel, detached
+    sites: int = 1  # neurons per channel
+
+    def firing_rate(self) -> Tensor:
+        """Spikes per neuron and step in the last forward pass, a float32 scalar on the model's device.
+
+        Raises:
+            RuntimeError: the layer has not run yet.
+        """
+        if self.counts is None:
+            raise RuntimeError("there is no firing rate before the first forward pass")
+        return self.counts.sum() / (self.counts.numel() * self.sites)
+
+
+class SpikingConv2d(SpikingLayer):
+    """One population: convolution into it, batch norm over T, B, H and W, LIF neurons, and its encoding X_p.
+
+    Args:
+        in_channels: channels of the sending population, or of the image.
+        out_channels: C_p, the channels of this population.
+        genes: g; None in a dense twin.
+        dense: the convolution has a weight of its own though the network has genes (the first layer).
+    """
+
+    encoding: nn.Parameter | None  # X_p [C_p, g, 3, 3]
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        *,
+        genes: int | None,
+        stride: int = 1,
+        kernel_size: int = 3,
+        dense: bool = False,
+        neuron: Neuron,
+        plan: str,
+        backend: str,
+    ):
+        super().__init__()
+        self.conv: DenseConv2d | GeneticConv2d
+        if dense or genes is None:
+            self.conv = DenseConv2d(in_channels, out_channels, kernel_size, stride)
+        else:
+            self.conv = GeneticConv2d(in_channels, out_channels, stride, plan, backend)
+        encoding = None if genes is None else nn.Parameter(torch.empty(out_channels, genes, 3, 3))
+        self.register_parameter("encoding", encoding)
+        self.weight = nn.Parameter(torch.ones(out_channels))
+        self.bias = nn.Parameter(torch.zeros(out_channels))
+        self.register_buffer("running_mean", torch.zeros(out_channels))
+        self.register_buffer("running_var", torch.ones(out_channels))
+        self.momentum, self.eps = 0.1, 1e-5
+        self.neuron, self.backend = neuron, backend
+
+    def forward(
+        self, x: Activity, interaction: Tensor | None = None, residual: Tensor | None = None
+    ) -> Activity:
+        # x [T*B, C_in, H, W], interaction [g, g], residual [T*B, C_p, H', W'] -> [T*B, C_p, H', W']
+        current = self.conv(x, interaction, self.encoding)
+        if x.constant:  # the same current at each step: computed once, and repeated keeping channels last
+            current = torch.cat([current] * x.time_steps)
+        out = gee_kernels.batch_norm_lif(
+            current,
+            self.weight,
+            self.bias,
+            self.running_mean,
+            self.running_var,
+            residual,
+            time_steps=x.time_steps,
+            training=self.training,
+            momentum=self.momentum,
+            eps=self.eps,
+            **vars(self.neuron),
+            backend=self.backend,
+        )
+        self.counts, self.sites = out.counts, out.spikes.shape[2] * out.spikes.shape[3]
+        return Activity(out.spikes, x.time_steps, out.bits, self.encoding, binary=True)
+
+
+class SpikingLinear(SpikingLayer):
+    """Fully connected layer into LIF neurons, without a norm and without genes."""
+
+    def __init__(self, in_features: int, out_features: int, *, neuron: Neuron, backend: str):
+        super().__init__()
+        self.linear = DenseLinear(in_features, out_features)
+        self.neuron, self.backend = neuron, backend
+
+    def forward(self, x: Activity) -> Activity:
+        # [T*B, F_in] -> [T*B, F_out]
+        current = self.linear(x).unflatten(0, (x.time_steps, -1))
+        spikes = gee_kernels.lif(current, **vars(self.neuron), backend=self.backend).flatten(0, 1)
+        self.counts = spikes.detach().to(torch.int32)
+        return Activity(spikes, x.time_steps, binary=True)
+
+
+class DenseLinear(nn.Linear):
+    """Fully connected layer on an `Activity` of [N, F]."""
+
+    def forward(self, x: Activity) -> Tensor:
+        return super().forward(x.values)
+
+
+def avg_pool(x: Activity, size: int) -> Activity:
+    """Average pooling, size x size with the same stride: spikes become graded values."""
+    return x._replace(values=F.avg_pool2d(x.values, size), bits=None, binary=False)
+
+
+def max_pool(x: Activity, size: int, stride: int, backend: str) -> Activity:
+    """Max pooling of spikes, padded to keep the border: the result is spikes again."""
+    spikes = F.max_pool2d(x.values, size, stride, padding=(size - 1) // 2)
+    return x._replace(values=spikes, bits=gee_kernels.pack_spikes(spikes.detach(), backend=backend))
+
+
+def average_to(x: Activity, size: int) -> Activity:
+    """Average to size x size whatever the input's size, flattened to [T*B, C * size * size]."""
+    values = F.adaptive_avg_pool2d(x.values, size).flatten(1)
+    return Activity(values, x.time_steps)
