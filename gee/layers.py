@@ -162,11 +162,20 @@ class SpikingConv2d(SpikingLayer):
 
 
 class SpikingLinear(SpikingLayer):
-    """Fully connected layer into LIF neurons, without a norm and without genes."""
+    """Fully connected layer into LIF neurons, without a norm and without genes.
+
+    No norm brings its currents to scale, so its weights must: with the usual initialisation they would stay
+    below the threshold for every input. A standard deviation of 1 / (rate * sqrt(F_in)) gives currents of
+    about unit variance when the inputs' rates lie around `rate`.
+    """
+
+    rate = 0.2
 
     def __init__(self, in_features: int, out_features: int, *, neuron: Neuron, backend: str):
         super().__init__()
         self.linear = DenseLinear(in_features, out_features)
+        nn.init.normal_(self.linear.weight, std=1 / (self.rate * in_features**0.5))
+        nn.init.zeros_(self.linear.bias)
         self.neuron, self.backend = neuron, backend
 
     def forward(self, x: Activity) -> Activity:

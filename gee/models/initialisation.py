@@ -1,4 +1,4 @@
-"""Where the genes come from: truncated normal distributions, the six numbers that evolution searches (Eq. 9)."""
+"""Where the genes come from: two truncated normal distributions, the six numbers that evolution searches."""
 
 import math
 from dataclasses import dataclass
@@ -29,20 +29,24 @@ class TruncatedNormal:
             raise ValueError(f"low must be below high, got low={self.low}, high={self.high}")
         if max(self.low, -self.high) > 30 * self.sigma:
             raise ValueError(
-                f"[low, high] must come within 30 sigma of 0, got [{self.low}, {self.high}] for sigma {self.sigma}"
+                f"[low, high] must come within 30 sigma of 0, got [{self.low}, {self.high}] "
+                f"for sigma {self.sigma}"
             )
 
     def sample(self, shape: tuple[int, ...], generator: torch.Generator | None = None) -> Tensor:
-        """Exact draws by the inverse of the distribution function, float64 on the generator's device (CPU if None)."""
+        """Exact draws by the inverse of the distribution function, in float64.
+
+        They lie on the generator's device, on the CPU without one.
+        """
         low, high = self.low / self.sigma, self.high / self.sigma
         # The upper tail is drawn as the mirrored lower one, where probabilities keep their digits.
         mirrored = low > 0
         if mirrored:
             low, high = -high, -low
         device = "cpu" if generator is None else generator.device
-        bounds = torch.special.ndtr(torch.tensor([low, high], dtype=torch.float64)).tolist()
+        below, above = (0.5 * math.erfc(-bound / math.sqrt(2)) for bound in (low, high))
         u = torch.rand(shape, generator=generator, dtype=torch.float64, device=device)
-        z = torch.special.ndtri(bounds[0] + u * (bounds[1] - bounds[0])).clamp_(low, high)
+        z = torch.special.ndtri(below + u * (above - below)).clamp_(low, high)
         return (-z if mirrored else z) * self.sigma
 
 
@@ -101,7 +105,8 @@ def initialise(model, genotype: Genotype, generator: torch.Generator | None = No
     if isinstance(genotype.interaction, Tensor):
         if genotype.interaction.shape != interaction.shape:
             raise ValueError(
-                f"genotype.interaction must be {list(interaction.shape)}, got {list(genotype.interaction.shape)}"
+                f"genotype.interaction must be {list(interaction.shape)}, "
+                f"got {list(genotype.interaction.shape)}"
             )
         interaction.copy_(genotype.interaction)
     else:

@@ -1,6 +1,7 @@
 """What all networks share: genes, time, logits."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -166,8 +167,7 @@ class Head(nn.Module):
         self.size = size
         sizes = [channels * size * size, *hidden]
         self.hidden = nn.ModuleList(
-            SpikingLinear(*pair, neuron=neuron, backend=backend)
-            for pair in zip(sizes, sizes[1:], strict=False)
+            SpikingLinear(*pair, neuron=neuron, backend=backend) for pair in pairwise(sizes)
         )
         self.output = DenseLinear(sizes[-1], num_classes)
 
