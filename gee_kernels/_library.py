@@ -6,6 +6,7 @@ Every operator folder's `op.py` calls, in this order: `define` (schema), `regist
 """
 
 import importlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -14,6 +15,7 @@ import torch
 NAMESPACE = "gee_kernels"
 Backend = Literal["fused", "reference"]
 BACKENDS: tuple[str, ...] = get_args(Backend)
+triton_launchers: dict[str, Callable] = {}  # operator -> what the dispatcher calls for CUDA tensors
 
 
 def load_extension() -> None:
@@ -46,6 +48,7 @@ def register_triton(name: str, module: str, function: str | None = None) -> None
         kernels = importlib.import_module(f"{NAMESPACE}.{module}.triton_kernel")
         return getattr(kernels, function or name)(*args)
 
+    triton_launchers[name] = launch
     torch.library.register_kernel(f"{NAMESPACE}::{name}", "cuda")(launch)
 
 
