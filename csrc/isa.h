@@ -5,13 +5,22 @@
 // GEE_DISPATCH macro calls the copy for this CPU.
 #pragma once
 
+#include <algorithm>
+#include <atomic>
+
 namespace gee {
 
 enum class Isa { baseline, avx2, avx512 };
 
+// The highest level to use; lowered by tests, which must reach every copy of a kernel on one machine.
+inline std::atomic<Isa>& isa_limit() {
+  static std::atomic<Isa> limit{Isa::avx512};
+  return limit;
+}
+
 inline Isa isa() {
 #if defined(__x86_64__)
-  static const Isa level = [] {
+  static const Isa cpu = [] {
     __builtin_cpu_init();
     if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq"))
@@ -20,7 +29,7 @@ inline Isa isa() {
       return Isa::avx2;
     return Isa::baseline;
   }();
-  return level;
+  return std::min(cpu, isa_limit().load(std::memory_order_relaxed));
 #else
   return Isa::baseline;
 #endif

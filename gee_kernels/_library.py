@@ -64,3 +64,14 @@ def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)
+
+
+define("limit_isa", "(str level) -> str")
+
+
+def limit_isa(level: Literal["baseline", "avx2", "avx512"]) -> str:
+    """Keep the C++ kernels from using more than `level`; returns what is then in use on this CPU.
+
+    For tests and measurements: it acts on the whole process, and the CPU's best is the default.
+    """
+    return torch.ops.gee_kernels.limit_isa(level)
