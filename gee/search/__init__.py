@@ -1,0 +1,1 @@
+"""Evolution of the genes' initial distributions by CMA-ES, on one machine or on many."""
