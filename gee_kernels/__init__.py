@@ -15,11 +15,13 @@ from gee_kernels.genetic_conv2d.op import genetic_conv2d  # noqa: E402
 from gee_kernels.genetic_conv2d_lif.op import GeneticConv2dLIF, genetic_conv2d_lif  # noqa: E402
 from gee_kernels.lif.op import lif  # noqa: E402
 from gee_kernels.spikes.op import pack_spikes, unpack_spikes  # noqa: E402
+from gee_kernels.synapses.op import count_synapses  # noqa: E402
 
 __all__ = [
     "BatchNormLIF",
     "GeneticConv2dLIF",
     "batch_norm_lif",
+    "count_synapses",
     "decode_weight",
     "genetic_conv2d",
     "genetic_conv2d_lif",
