@@ -72,7 +72,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "options", "shape"), CASES)
 def test_every_synapse_is_counted(name, options, shape):
     torch.manual_seed(0)
-    model = create_model(name, time_steps=2, **options)
+    model = create_model(name, time_steps=2, backend="reference", **options)
     images = torch.randn(shape)
     batch = shape[-4]
     report = energy.profile(model, images)
@@ -99,7 +99,7 @@ def test_every_synapse_is_counted(name, options, shape):
 
 def test_report_adds_up():
     torch.manual_seed(0)
-    model = create_model("digitsnet", genes=5, in_channels=1)
+    model = create_model("digitsnet", genes=5, in_channels=1, backend="reference")
     images = torch.randn(3, 1, 8, 8)
     report = energy.profile(model, images)
     assert report.macs == sum(layer.macs for layer in report.layers)
@@ -112,13 +112,18 @@ def test_report_adds_up():
     # 32 -> 32 -> 64 -> 64 channels: X_p^T (G X_q) at 9 taps, G on the smaller side
     expected = sum(9 * (25 * min(a, b) + 5 * a * b) for a, b in [(32, 32), (32, 64), (64, 64)])
     assert report.decode_macs == expected
-    assert energy.profile(create_model("digitsnet", genes=None, in_channels=1), images).decode_macs == 0
+    assert (
+        energy.profile(
+            create_model("digitsnet", genes=None, in_channels=1, backend="reference"), images
+        ).decode_macs
+        == 0
+    )
     assert str(report).splitlines()[-1].startswith("total")
     assert len(str(report).splitlines()) == len(report.layers) + 2
 
 
 def test_model_is_left_as_it_was():
-    model = create_model("digitsnet", genes=2, in_channels=1).train()
+    model = create_model("digitsnet", genes=2, in_channels=1, backend="reference").train()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     first = energy.profile(model, torch.ones(2, 1, 8, 8))
     second = energy.profile(model, torch.ones(2, 1, 8, 8))
@@ -143,7 +148,7 @@ def test_agrees_with_spikingjelly_on_spike_driven_layers():
 
 
 def test_bad_images():
-    model = create_model("digitsnet", genes=2, in_channels=1)
+    model = create_model("digitsnet", genes=2, in_channels=1, backend="reference")
     with pytest.raises(ValueError, match="at least one sample"):
         energy.profile(model, torch.zeros(0, 1, 8, 8))
     with pytest.raises(ValueError, match="images must be"):
