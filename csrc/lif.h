@@ -17,6 +17,8 @@ inline Surrogate parse_surrogate(const std::string& name) {
 // A: the membrane's type. Names and equations as in gee_kernels/lif/reference.py.
 template <typename A> struct Neuron {
   A tau, threshold, rest;
+  A leak;       // 1 / tau
+  bool divide;  // a division by tau and a product with leak may round differently: tau is no power of two
   A input;  // dH/dx
   A keep;   // dH/dV
   A alpha;
@@ -32,9 +34,12 @@ struct NeuronOptions {
   double alpha;
 
   template <typename A> Neuron<A> as() const {
+    int exponent;
     return {A(tau),
             A(v_threshold),
             A(v_reset.value_or(0)),
+            A(1 / tau),
+            std::frexp(tau, &exponent) != 0.5,
             decay_input ? A(1 / tau) : A(1),
             A(1 - 1 / tau),
             A(alpha),

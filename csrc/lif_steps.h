@@ -53,21 +53,30 @@ template <typename T, typename A> inline void store_row(const A* __restrict in, 
 
 // ---- forward ----
 
-template <bool kDecayInput, bool kHard, typename A>
+template <bool kDecayInput, bool kHard, bool kDivide, typename A>
 inline void advance_row(const Neuron<A>& p, const A* __restrict x, int64_t n, A* __restrict v, A* __restrict h) {
-  const A tau = p.tau, rest = p.rest, threshold = p.threshold;
+  const A tau = p.tau, leak = p.leak, rest = p.rest, threshold = p.threshold;
   for (int64_t i = 0; i < n; ++i) {
-    const A charged = kDecayInput ? v[i] + (x[i] - (v[i] - rest)) / tau : v[i] - (v[i] - rest) / tau + x[i];
+    const A drive = kDecayInput ? x[i] - (v[i] - rest) : v[i] - rest;
+    const A change = kDivide ? drive / tau : drive * leak;
+    const A charged = kDecayInput ? v[i] + change : v[i] - change + x[i];
     const A after = kHard ? rest : charged - threshold;
     h[i] = charged;
     v[i] = charged >= threshold ? after : charged;
   }
 }
 
+template <bool kDivide, typename A>
+inline void advance_with(const Neuron<A>& p, const A* x, int64_t n, A* v, A* h) {
+  if (p.decay_input)
+    p.hard ? advance_row<true, true, kDivide>(p, x, n, v, h) : advance_row<true, false, kDivide>(p, x, n, v, h);
+  else
+    p.hard ? advance_row<false, true, kDivide>(p, x, n, v, h) : advance_row<false, false, kDivide>(p, x, n, v, h);
+}
+
 // One step: V_{t-1} in v and x_t give H_t in h and V_t in v.
 template <typename A> inline void advance(const Neuron<A>& p, const A* x, int64_t n, A* v, A* h) {
-  if (p.decay_input) p.hard ? advance_row<true, true>(p, x, n, v, h) : advance_row<true, false>(p, x, n, v, h);
-  else p.hard ? advance_row<false, true>(p, x, n, v, h) : advance_row<false, false>(p, x, n, v, h);
+  p.divide ? advance_with<true>(p, x, n, v, h) : advance_with<false>(p, x, n, v, h);
 }
 
 // s = 1[h >= threshold]
