@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import fcntl
 import json
 import os
@@ -106,7 +107,9 @@ class RunDirectory:
             RunDirectoryError: nothing there, damaged, in use, or of another configuration or version.
         """
         path = Path(path)
-        if not (path / "config.json").is_file():
+        with explained(path):
+            begun = (path / "config.json").is_file()
+        if not begun:
             raise RunDirectoryError(
                 f"{path} holds no run (no config.json): check the path, or begin one with --run-dir {path}"
             )
@@ -271,15 +274,19 @@ def _differences(old: Any, new: Any, key: str = "") -> Iterator[tuple[str, Any, 
         yield key, old, new
 
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextlib.contextmanager
 def explained(path: Path) -> Iterator[None]:
     """Turn an OSError under `path` into a RunDirectoryError that says what to do."""
     try:
         yield
     except OSError as error:
+        remedy = "Make room" if error.errno in _FULL else "Make it readable and writable for this user"
         raise RunDirectoryError(
-            f"cannot write to {path}: {error.strerror or error}. Free or allow the space, then continue with "
-            f"--resume {path}; everything written so far is kept"
+            f"cannot use {path}: {error.strerror or error}. {remedy} and continue with --resume {path} "
+            "(everything written so far is kept), or begin a run elsewhere with --run-dir"
         ) from error
 
 
