@@ -9,6 +9,8 @@
 
 namespace gee::conv {
 
+inline constexpr int kMaxRows = 6;  // most rows of a register tile (genetic_conv2d_dense_kernel.h)
+
 struct Shape {
   int64_t images, c_in, height, width, c_out, out_height, out_width, genes, kernel, stride, padding;
   int64_t taps() const { return kernel * kernel; }
@@ -28,6 +30,21 @@ template <typename scalar_t> struct Input {
   const scalar_t* values;  // [images, height, width, c_in], contiguous; null when only the bits are known
   const uint8_t* bits;     // [images, height, width, ceil(c_in / 8)] as pack_spikes gives them; null when unknown
 };
+
+// The dense product of a direction, decoding slabs of W on the way ("reconstruct") or in gene space ("gene").
+// Forward: in = x, out = y. Transposed: in = grad, out = the gradient to x. Both channels-last, out overwritten.
+template <typename scalar_t>
+void reconstruct(const Shape& shape, bool transposed, const scalar_t* in, const Codes<scalar_t>& codes, scalar_t* out);
+template <typename scalar_t>
+void gene(const Shape& shape, bool transposed, const scalar_t* in, const Codes<scalar_t>& codes, scalar_t* out);
+
+// The gradients of the codes; arguments as of event_grad_codes, x dense.
+template <typename scalar_t>
+void reconstruct_grad_codes(const Shape& shape, const scalar_t* x, const scalar_t* grad, const Codes<scalar_t>& codes,
+                            scalar_t* from_post, scalar_t* from_pre);
+template <typename scalar_t>
+void gene_grad_codes(const Shape& shape, const scalar_t* x, const scalar_t* grad, const Codes<scalar_t>& codes,
+                     scalar_t* from_post, scalar_t* from_pre);
 
 // Share of non-zero inputs, from the bits or a fixed sample of the values; cheap beside any plan.
 template <typename scalar_t> double density(const Shape& shape, const Input<scalar_t>& x);
