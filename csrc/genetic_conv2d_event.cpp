@@ -18,20 +18,30 @@ constexpr int64_t kRowsPerTask = 24;  // rows of a slab that a thread decodes at
 }  // namespace
 
 template <typename T>
+SpikeMasks<T>::SpikeMasks(const conv::Shape& shape, const conv::Input<T>& x) : words_((shape.c_in + 63) / 64) {
+  if (x.bits && shape.c_in % 64 == 0 && reinterpret_cast<uintptr_t>(x.bits) % 8 == 0) {
+    masks_ = reinterpret_cast<const uint64_t*>(x.bits);  // they are masks already
+    return;
+  }
+  packed_ = Scratch<uint64_t>(shape.in_pixels() * words_);
+  masks_ = packed_.get();
+  parallel_for(0, shape.in_pixels(), 256, [&](int64_t begin, int64_t end) {
+    GEE_DISPATCH(collect_masks<T>, x, begin, end, shape.c_in, words_, packed_.get());
+  });
+}
+
+template class SpikeMasks<float>;
+template class SpikeMasks<double>;
+
+template <typename T>
 EventConvolution<T>::EventConvolution(const conv::Shape& shape, const conv::Input<T>& x, const conv::Codes<T>& codes)
     : shape_(shape), codes_(codes), slabs_((shape.c_in + kSlabChannels - 1) / kSlabChannels) {
-  const int64_t rows = shape.images * shape.height, width = shape.width, words = (shape.c_in + 63) / 64;
-  lists_ = {.rows = rows, .width = width, .words = words};
-
-  // Which inputs are non-zero, 64 channels a word.
-  const bool as_words = x.bits && shape.c_in % 64 == 0 && reinterpret_cast<uintptr_t>(x.bits) % 8 == 0;
-  Scratch<uint64_t> packed(as_words ? 0 : rows * width * words);
-  const uint64_t* masks = as_words ? reinterpret_cast<const uint64_t*>(x.bits) : packed.get();
+  const int64_t rows = shape.images * shape.height, width = shape.width;
+  const SpikeMasks<T> masks(shape, x);
+  lists_ = {.rows = rows, .width = width, .words = masks.words()};
   Scratch<int64_t> counts(slabs_ * rows);
-  parallel_for(0, rows, 4, [&](int64_t begin, int64_t end) {
-    if (!as_words)
-      GEE_DISPATCH(collect_masks<T>, x, begin * width, end * width, shape.c_in, words, packed.get());
-    GEE_DISPATCH(count_spikes, masks, begin, end, rows, width, words, slabs_, counts.get());
+  parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
+    GEE_DISPATCH(count_spikes, masks.get(), begin, end, rows, width, masks.words(), slabs_, counts.get());
   });
 
   row_begin_ = Scratch<int64_t>(slabs_ * rows);
@@ -48,7 +58,7 @@ EventConvolution<T>::EventConvolution(const conv::Shape& shape, const conv::Inpu
   lists_.values = values_.get();
   parallel_for(0, rows, 4, [&](int64_t begin, int64_t end) {
     for (int64_t slab = 0; slab < slabs_; ++slab)
-      GEE_DISPATCH(fill_lists<T>, lists_, slab, begin, end, masks, x.values, shape.c_in);
+      GEE_DISPATCH(fill_lists<T>, lists_, slab, begin, end, masks.get(), x.values, shape.c_in);
   });
 
   // half = interaction post^T, by blocks: what remains of decoding is one product, pre half.

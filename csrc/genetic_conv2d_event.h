@@ -30,6 +30,19 @@ template <typename T> class Scratch {
   std::unique_ptr<T, decltype(&std::free)> data_;
 };
 
+// Which inputs are non-zero: [in_pixels, words], bit i of word j is channel 64 j + i.
+template <typename T> class SpikeMasks {
+ public:
+  SpikeMasks(const conv::Shape& shape, const conv::Input<T>& x);
+  const uint64_t* get() const { return masks_; }
+  int64_t words() const { return words_; }
+
+ private:
+  int64_t words_;
+  Scratch<uint64_t> packed_;
+  const uint64_t* masks_;
+};
+
 // The non-zero inputs, by slab of input channels and row of pixels (all images' rows counted through).
 template <typename T> struct EventLists {
   int64_t rows, width;       // images * height, width
