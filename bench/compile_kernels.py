@@ -4,8 +4,9 @@
     python -m bench.compile_kernels --check      # fail if a kernel spills, outgrows a chip or left the table
 
 The launches of each `gee_kernels/*/triton_kernel.py` are made with meta tensors under a driver that only
-names a target, so what is compiled is what Triton would compile for that call, specialisation and all. Registers,
-stack, local memory and instructions are read from the machine code with the `cuobjdump` of Triton's package.
+names a target, so what is compiled is what Triton would compile for that call, specialisation and all.
+Registers, stack, local memory and instructions are read from the machine code with the `cuobjdump` that
+comes with Triton.
 """
 
 import argparse

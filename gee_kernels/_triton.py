@@ -5,7 +5,7 @@ reach (dtypes, options, shapes that select another block or plan), with meta ten
 is what `python -m bench.compile_kernels` compiles for GPUs that are not there and tabulates. Kernels named in
 a file's `TENSOR_CORE_KERNELS` must contain tensor-core instructions.
 
-Launches state `enable_fp_fusion`, whose default changes in Triton 3.10: False where spikes depend on it, since a
+Launches state `enable_fp_fusion`, whose default changes in Triton 3.10: False where spikes depend on it, as a
 multiplication fused with an addition rounds differently from PyTorch.
 """
 

@@ -93,14 +93,15 @@ class _Guards(TorchFunctionMode):
     def place(self, x: Tensor, keep: bool) -> Tensor:
         """A tensor like x, strides included, between guard zones; with x's values if `keep`."""
         span = 1 + sum((n - 1) * s for n, s in zip(x.shape, x.stride(), strict=True)) if x.numel() else 0
+        if not span:
+            return x
         buffer = torch.full((2 * _GUARD + span * x.element_size(),), _POISON, dtype=torch.uint8)
         self.buffers.append(buffer)
-        out = torch.empty(0, dtype=x.dtype)
-        out.set_(buffer.untyped_storage(), _GUARD // x.element_size(), x.shape, x.stride())
-        if keep and span:
-            flat = buffer[_GUARD:-_GUARD].view(x.dtype)
+        # frombuffer makes a storage that begins between the guards: kernels' outputs have no offset.
+        flat = torch.frombuffer(buffer.numpy(), dtype=x.dtype, count=span, offset=_GUARD)
+        if keep:
             flat.copy_(x.detach().as_strided((span,), (1,)))
-        return out
+        return torch.empty(0, dtype=x.dtype).set_(flat.untyped_storage(), 0, x.shape, x.stride())
 
     def check(self, name: str) -> None:
         for buffer in self.buffers:

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+import triton
+import triton.language as tl
 
 from gee_kernels import _library, pack_spikes, testing
 
@@ -41,23 +43,37 @@ def test_unwritten_output_is_poison(stand_in):
         assert (pack_spikes(torch.ones(2, 8)) == -1).all()
 
 
-def test_reading_beyond_an_input_is_poison(stand_in):
+@triton.jit
+def copy_kernel(p_x, p_out, shift, BLOCK: tl.constexpr):
+    o = tl.arange(0, BLOCK)
+    tl.store(p_out + o, tl.load(p_x + o + shift))
+
+
+@pytest.mark.parametrize("shift", [-1, 1], ids=["before", "behind"])
+def test_reading_outside_an_input_is_poison(stand_in, shift):
     def launcher(x):
-        assert torch.equal(x, torch.arange(12.0).reshape(4, 3).T)
-        assert x.stride() == (1, 3)
-        return x.as_strided((3,), (1,), x.storage_offset() + 11).clone()
+        assert x.stride() == (1, 4)
+        out = torch.zeros(8)
+        copy_kernel[(1,)](p_x=x, p_out=out, shift=shift, BLOCK=8)
+        return out
 
     with stand_in(launcher):
-        last = pack_spikes(torch.arange(12.0).reshape(4, 3).T)
-    assert last[0] == 11
-    assert last[1:].isnan().all()
+        out = pack_spikes(torch.arange(8.0).reshape(2, 4).T)
+    expected = torch.arange(8.0) + shift
+    assert torch.equal(out.isnan(), (expected < 0) | (expected > 7))
+    assert torch.equal(out[1:7], expected[1:7])
+
+
+@triton.jit
+def store_kernel(p_out, where):
+    tl.store(p_out + where, 1.0)
 
 
 @pytest.mark.parametrize("where", [-1, 4], ids=["before", "behind"])
-def test_a_write_outside_is_an_error(stand_in, where):
+def test_writing_outside_an_output_is_an_error(stand_in, where):
     def launcher(x):
         out = torch.zeros(4)
-        out.as_strided((1,), (1,), out.storage_offset() + where).fill_(1)
+        store_kernel[(1,)](p_out=out, where=where)
         return out
 
     with stand_in(launcher), pytest.raises(RuntimeError, match="pack_spikes wrote outside"):
