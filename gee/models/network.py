@@ -1,5 +1,6 @@
 """What all networks share: genes, time, logits."""
 
+import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
@@ -38,7 +39,7 @@ class SpikingNetwork(nn.Module):
 
     Raises:
         ValueError: a size below 1, or an unknown backend.
-        TypeError: an unknown neuron option.
+        TypeError: an unknown option.
     """
 
     interaction: nn.Parameter | None  # G [g, g]
@@ -65,6 +66,11 @@ class SpikingNetwork(nn.Module):
             raise ValueError(f"width must be positive, got {width}")
         self.genes, self.num_classes, self.in_channels = genes, num_classes, in_channels
         self.time_steps, self.width, self.backend, self.plan = time_steps, width, backend, plan
+        known = [field.name for field in dataclasses.fields(Neuron)]
+        for option in neuron.keys() - set(known):
+            raise TypeError(
+                f"unknown option {option!r} for this model; options of the neuron are {', '.join(known)}"
+            )
         self.neuron = Neuron(**neuron)
         self.register_parameter(
             "interaction", None if genes is None else nn.Parameter(torch.empty(genes, genes))
