@@ -30,7 +30,7 @@ def load(data_dir: Path, image_size: int | None) -> InMemory:
         name="digits",
         shape=tuple(images.shape[1:]),
         classes=tuple(str(digit) for digit in range(10)),
-        note=f"{HELD_OUT} held-out images of scikit-learn's digits (fixed stratified draw)",
+        note=f"a fixed stratified draw of {HELD_OUT} of scikit-learn's digits",
         train_images=images[train],
         train_labels=labels[train],
         test_images=images[test],
