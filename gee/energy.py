@@ -21,7 +21,7 @@ convolution as often as it is called, and calls a layer spike-driven where its i
 zeros and ones, where this module goes by the graph.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 import gee_kernels
-from gee.layers import Activity, DenseConv2d, DenseLinear, GeneticConv2d, SpikingLayer
+from gee.layers import Activity, DenseConv2d, DenseLinear, DeployedConv2d, GeneticConv2d, SpikingLayer
 from gee.models import SpikingNetwork
 
 MAC_PJ = 4.6  # float32 multiply and add, 45 nm
@@ -121,13 +121,19 @@ class EnergyReport(Operations):
         return "\n".join(lines)
 
 
+class _Layer(NamedTuple):
+    name: str
+    synapses: nn.Module  # the convolution or fully connected layer
+    neurons: SpikingLayer | None  # those it leads to; None behind a shortcut or the output
+
+
 class _Observation(NamedTuple):
-    """What a hook keeps of one layer of synapses; tensors stay on the device until all layers have run."""
+    """What is kept of a layer's run; the tensor stays on the device until all layers have run."""
 
     graded: bool
     synapses: int  # for one image at one step
-    runs: int  # steps at which the layer is computed
-    counts: Tensor  # [B] int64, accumulations
+    steps: int  # at which the layer is computed
+    acs: Tensor  # [B] int64
 
 
 def profile(model: nn.Module, images: Tensor) -> EnergyReport:
@@ -150,72 +156,74 @@ def profile(model: nn.Module, images: Tensor) -> EnergyReport:
     batch = images.shape[-4] if images.dim() >= 4 else 0
     if batch < 1:
         raise ValueError(f"images must hold at least one sample [B, C, H, W], got {list(images.shape)}")
-    seen: dict[str, _Observation] = {}
-    synaptic = {
-        name: module
-        for name, module in network.named_modules()
-        if isinstance(module, DenseConv2d | GeneticConv2d | DenseLinear)
-    }
+    layers = {layer.synapses: layer for layer in _layers(network)}
+    seen: dict[nn.Module, _Observation] = {}  # in the order in which the layers run
 
-    def observe(name: str):
-        return lambda module, args, output: seen.__setitem__(
-            name, _observe(module, args[0], output, batch, network.backend)
-        )
+    def observe(synapses: nn.Module, args: tuple[Activity, ...], output: Tensor | Activity) -> None:
+        out = output.values if isinstance(output, Activity) else output
+        seen[synapses] = _observe(synapses, args[0], out, batch, network.backend)
 
-    hooks = [module.register_forward_hook(observe(name)) for name, module in synaptic.items()]
-    training = network.training
+    hooks = [synapses.register_forward_hook(observe) for synapses in layers]
+    modes = [(module, module.training) for module in network.modules()]
     try:
         network.eval()
         with torch.no_grad():
             network(images)
     finally:
-        network.train(training)
+        for module, training in modes:
+            module.training = training
         for hook in hooks:
             hook.remove()
 
-    names = list(seen)
-    neurons = {name: network.get_submodule(name.rpartition(".")[0]) for name in names}
-    nothing = torch.zeros(batch, dtype=torch.int64, device=images.device)
-    spikes = {
-        name: layer.counts.view(-1, batch, layer.counts.shape[1]).sum((0, 2), dtype=torch.int64)
-        if isinstance(layer, SpikingLayer) and layer.counts is not None
-        else nothing
-        for name, layer in neurons.items()
-    }
-    counts = torch.stack(
-        [torch.stack([seen[name].counts, spikes[name]]) for name in names]
-    ).cpu()  # [L, 2, B]
-    layers = []
-    for name, (accumulations, sent) in zip(names, counts.unbind(0), strict=True):
-        one = seen[name]
-        layers.append(
+    spikes = [_spikes(layers[synapses].neurons, seen[synapses].acs) for synapses in seen]
+    counts = torch.stack([torch.stack([one.acs for one in seen.values()]), torch.stack(spikes)]).cpu()
+    return EnergyReport(
+        [
             LayerEnergy(
-                name=name.rpartition(".")[0] if isinstance(neurons[name], SpikingLayer) else name,
+                name=layers[synapses].name,
                 graded=one.graded,
-                sample_macs=torch.full((batch,), one.synapses * one.runs if one.graded else 0),
-                sample_acs=accumulations,
+                sample_macs=torch.full((batch,), one.synapses * one.steps if one.graded else 0),
+                sample_acs=acs,
                 sample_spikes=sent,
-                decode_macs=_decode_macs(synaptic[name], network.genes),
+                decode_macs=_decode_macs(synapses, network.genes),
                 dense_macs=one.synapses,
             )
-        )
-    return EnergyReport(layers)
+            for (synapses, one), acs, sent in zip(seen.items(), *counts.unbind(0), strict=True)
+        ]
+    )
 
 
-def _observe(module: nn.Module, x: Activity, output: Tensor, batch: int, backend: str) -> _Observation:
-    values = x.values
-    if isinstance(module, nn.Linear):
-        fan_out = torch.full((), module.out_features, device=values.device)
-        synapses = module.in_features * module.out_features
-    else:
-        fan_out = _fan_out(module, values.shape[2:], output.shape[2:], values.device)
-        synapses = module.in_channels * _synapses_of_a_channel(module, values.shape[2:], output.shape[2:])
-    if x.binary:
-        bits = x.bits if x.bits is not None else gee_kernels.pack_spikes(values, backend=backend)
-        counts = gee_kernels.count_synapses(bits, fan_out, backend=backend)[:, 1].view(-1, batch).sum(0)
-    else:
-        counts = torch.zeros(batch, dtype=torch.int64, device=values.device)
-    return _Observation(not x.binary, synapses, 1 if x.constant else x.time_steps, counts)
+def _layers(network: SpikingNetwork) -> Iterator[_Layer]:
+    for name, module in network.named_modules():
+        if isinstance(module, DeployedConv2d):
+            yield _Layer(name, module, module)
+        elif isinstance(module, DenseConv2d | GeneticConv2d | DenseLinear):
+            outer = name.rpartition(".")[0]
+            parent = network.get_submodule(outer)
+            yield (
+                _Layer(outer, module, parent)
+                if isinstance(parent, SpikingLayer)
+                else _Layer(name, module, None)
+            )
+
+
+def _observe(synapses: nn.Module, x: Activity, out: Tensor, batch: int, backend: str) -> _Observation:
+    device = x.values.device
+    fan_out = _fan_out(synapses, x.values.shape, out.shape, device)
+    number = x.values.shape[1] * int(_fan_out(synapses, x.values.shape, out.shape, "cpu").sum())
+    if not x.binary:
+        nothing = torch.zeros(batch, dtype=torch.int64, device=device)
+        return _Observation(True, number, 1 if x.constant else x.time_steps, nothing)
+    bits = x.bits if x.bits is not None else gee_kernels.pack_spikes(x.values, backend=backend)
+    acs = gee_kernels.count_synapses(bits, fan_out, backend=backend)[:, 1]  # [T*B]
+    return _Observation(False, number, x.time_steps, acs.view(-1, batch).sum(0))
+
+
+def _spikes(neurons: SpikingLayer | None, like: Tensor) -> Tensor:
+    """Spikes that the neurons sent for each image, `[B]` int64."""
+    if neurons is None or neurons.counts is None:
+        return torch.zeros_like(like)
+    return neurons.counts.view(-1, len(like), neurons.counts.shape[1]).sum((0, 2), dtype=torch.int64)
 
 
 def _reach(size: int, out: int, kernel: int, stride: int, padding: int, device: torch.device | str) -> Tensor:
@@ -224,22 +232,22 @@ def _reach(size: int, out: int, kernel: int, stride: int, padding: int, device: 
     return ((first % stride == 0) & (first >= 0) & (first < out * stride)).sum(1)
 
 
-def _fan_out(module, space: torch.Size, out: torch.Size, device: torch.device) -> Tensor:
-    """Weights that one spike at each position meets, `[H, W]` int64."""
+def _fan_out(synapses, shape: torch.Size, out: torch.Size, device: torch.device | str) -> Tensor:
+    """Weights that one spike meets, by its position: `[H, W]` int64, `[]` where fully connected."""
+    if isinstance(synapses, nn.Linear):
+        return torch.full((), synapses.out_features, device=device)
     rows, columns = (
         _reach(*axis, device=device)
-        for axis in zip(space, out, module.kernel_size, module.stride, module.padding, strict=True)
+        for axis in zip(
+            shape[2:], out[2:], synapses.kernel_size, synapses.stride, synapses.padding, strict=True
+        )
     )
-    return torch.outer(rows, columns) * module.out_channels
-
-
-def _synapses_of_a_channel(module, space: torch.Size, out: torch.Size) -> int:
-    return int(_fan_out(module, space, out, torch.device("cpu")).sum())
+    return torch.outer(rows, columns) * synapses.out_channels
 
 
 def _decode_macs(module: nn.Module, genes: int | None) -> int:
     """W = X_p^T (G X_q) at each tap, G taken to the side with fewer channels."""
-    if not isinstance(module, GeneticConv2d) or genes is None:
+    if not isinstance(module, GeneticConv2d | DeployedConv2d) or genes is None:
         return 0
     few = min(module.in_channels, module.out_channels)
     taps = module.kernel_size[0] * module.kernel_size[1]

@@ -161,6 +161,62 @@ class SpikingConv2d(SpikingLayer):
         return Activity(out.spikes, x.time_steps, out.bits, self.encoding, binary=True)
 
 
+class DeployedConv2d(SpikingLayer):
+    """Inference form of a genetic `SpikingConv2d`: folded norm, and one kernel from spikes to spikes.
+
+    Batch norm with running statistics is y * scale + shift for every channel. The weights stay genes; the
+    convolution's output is not written to memory by the fused kernel.
+
+    Args:
+        layer: the trained layer, whose convolution is genetic.
+    """
+
+    encoding: nn.Parameter  # X_p [C_p, g, 3, 3]
+    scale: Tensor  # [C_p] weight / sqrt(running_var + eps)
+    shift: Tensor  # [C_p] bias - running_mean * scale
+
+    def __init__(self, layer: SpikingConv2d):
+        super().__init__()
+        conv = layer.conv
+        if not isinstance(conv, GeneticConv2d):
+            raise TypeError(f"layer must have a genetic convolution, got {type(conv).__name__}")
+        self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
+        self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
+        self.plan, self.backend, self.neuron = conv.plan, conv.backend, layer.neuron
+        self.encoding = nn.Parameter(layer.encoding.detach().clone(), requires_grad=False)
+        with torch.no_grad():
+            scale = layer.weight / (layer.running_var + layer.eps).sqrt()
+            self.register_buffer("scale", scale)
+            self.register_buffer("shift", layer.bias - layer.running_mean * scale)
+
+    def forward(self, x: Activity, interaction: Tensor, residual: Tensor | None = None) -> Activity:
+        # x [T*B, C_in, H, W], interaction [g, g], residual [T*B, C_p, H', W'] -> [T*B, C_p, H', W']
+        if self.training:
+            raise RuntimeError("a deployed network is for inference: call eval(), or train the original")
+        neuron = self.neuron
+        out = gee_kernels.genetic_conv2d_lif(
+            x.values,
+            x.encoding,
+            interaction,
+            self.encoding,
+            self.scale,
+            self.shift,
+            residual,
+            stride=self.stride[0],
+            padding=self.padding[0],
+            plan=self.plan,
+            time_steps=x.time_steps,
+            tau=neuron.tau,
+            v_threshold=neuron.v_threshold,
+            v_reset=neuron.v_reset,
+            decay_input=neuron.decay_input,
+            bits=x.bits,
+            backend=self.backend,
+        )
+        self.counts, self.sites = out.counts, out.spikes.shape[2] * out.spikes.shape[3]
+        return Activity(out.spikes, x.time_steps, out.bits, self.encoding, binary=True)
+
+
 class SpikingLinear(SpikingLayer):
     """Fully connected layer into LIF neurons, without a norm and without genes.
 
@@ -169,7 +225,7 @@ class SpikingLinear(SpikingLayer):
     about unit variance when the inputs' rates lie around `rate`.
     """
 
-    rate = 0.2
+    rate = 0.2  # spikes per neuron and step, about what the populations show at initialisation
 
     def __init__(self, in_features: int, out_features: int, *, neuron: Neuron, backend: str):
         super().__init__()

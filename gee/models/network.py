@@ -1,9 +1,10 @@
 """What all networks share: genes, time, logits."""
 
+import copy
 import dataclasses
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 from gee.layers import (
     Activity,
     DenseLinear,
+    DeployedConv2d,
+    GeneticConv2d,
     Neuron,
     SpikingConv2d,
     SpikingLayer,
@@ -132,9 +135,7 @@ class SpikingNetwork(nn.Module):
 
         A dense twin has none: `([], None)`.
         """
-        encodings = [
-            layer.encoding for layer in self.spiking_layers().values() if isinstance(layer, SpikingConv2d)
-        ]
+        encodings = [getattr(layer, "encoding", None) for layer in self.spiking_layers().values()]
         return [encoding for encoding in encodings if encoding is not None], self.interaction
 
     def spiking_layers(self) -> dict[str, SpikingLayer]:
@@ -148,6 +149,18 @@ class SpikingNetwork(nn.Module):
             RuntimeError: there was no forward pass yet.
         """
         return {name: layer.firing_rate() for name, layer in self.spiking_layers().items()}
+
+    def deploy(self) -> Self:
+        """A copy for inference: norms folded, each genetic layer one kernel from spikes to spikes.
+
+        It gives the same logits to rounding, cannot be trained, and keeps no link to the original. Layers
+        with a learned weight stay as they are, as their norm and neurons are one kernel already.
+        """
+        model = copy.deepcopy(self).eval().requires_grad_(False)
+        for name, layer in model.spiking_layers().items():
+            if isinstance(layer, SpikingConv2d) and isinstance(layer.conv, GeneticConv2d):
+                model.set_submodule(name, DeployedConv2d(layer).eval())
+        return model
 
 
 class Head(nn.Module):

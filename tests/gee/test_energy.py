@@ -72,7 +72,7 @@ CASES = [
 @pytest.mark.parametrize(("name", "options", "shape"), CASES)
 def test_every_synapse_is_counted(name, options, shape):
     torch.manual_seed(0)
-    model = create_model(name, time_steps=2, backend="reference", **options)
+    model = create_model(name, time_steps=2, **options)
     images = torch.randn(shape)
     batch = shape[-4]
     report = energy.profile(model, images)
@@ -99,7 +99,7 @@ def test_every_synapse_is_counted(name, options, shape):
 
 def test_report_adds_up():
     torch.manual_seed(0)
-    model = create_model("digitsnet", genes=5, in_channels=1, backend="reference")
+    model = create_model("digitsnet", genes=5, in_channels=1)
     images = torch.randn(3, 1, 8, 8)
     report = energy.profile(model, images)
     assert report.macs == sum(layer.macs for layer in report.layers)
@@ -112,22 +112,36 @@ def test_report_adds_up():
     # 32 -> 32 -> 64 -> 64 channels: X_p^T (G X_q) at 9 taps, G on the smaller side
     expected = sum(9 * (25 * min(a, b) + 5 * a * b) for a, b in [(32, 32), (32, 64), (64, 64)])
     assert report.decode_macs == expected
-    assert (
-        energy.profile(
-            create_model("digitsnet", genes=None, in_channels=1, backend="reference"), images
-        ).decode_macs
-        == 0
-    )
+    assert energy.profile(create_model("digitsnet", genes=None, in_channels=1), images).decode_macs == 0
     assert str(report).splitlines()[-1].startswith("total")
     assert len(str(report).splitlines()) == len(report.layers) + 2
 
 
+def test_deployed_network_costs_the_same():
+    torch.manual_seed(0)
+    model = create_model("resnet18", genes=3, width=0.1, time_steps=2, backend="reference")
+    images = torch.randn(3, 3, 8, 8)
+    with torch.no_grad():
+        for layer in model.spiking_layers().values():
+            layer.momentum = 1.0  # running statistics of these images, so that evaluation spikes
+        model(images)
+    report, deployed = energy.profile(model, images), energy.profile(model.deploy(), images)
+    assert [layer.name for layer in deployed.layers] == [layer.name for layer in report.layers]
+    assert report.spikes > 1000
+    assert torch.equal(deployed.sample_spikes, report.sample_spikes)
+    assert torch.equal(deployed.sample_acs, report.sample_acs)
+    assert torch.equal(deployed.sample_macs, report.sample_macs)
+    assert deployed.decode_macs == report.decode_macs
+
+
 def test_model_is_left_as_it_was():
-    model = create_model("digitsnet", genes=2, in_channels=1, backend="reference").train()
+    model = create_model("digitsnet", genes=2, in_channels=1).train()
+    model.layers[1].eval()
     before = {name: value.clone() for name, value in model.state_dict().items()}
     first = energy.profile(model, torch.ones(2, 1, 8, 8))
     second = energy.profile(model, torch.ones(2, 1, 8, 8))
     assert model.training
+    assert not model.layers[1].training
     assert torch.equal(first.sample_acs, second.sample_acs)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert not any(module._forward_hooks for module in model.modules())
@@ -148,7 +162,7 @@ def test_agrees_with_spikingjelly_on_spike_driven_layers():
 
 
 def test_bad_images():
-    model = create_model("digitsnet", genes=2, in_channels=1, backend="reference")
+    model = create_model("digitsnet", genes=2, in_channels=1)
     with pytest.raises(ValueError, match="at least one sample"):
         energy.profile(model, torch.zeros(0, 1, 8, 8))
     with pytest.raises(ValueError, match="images must be"):

@@ -124,6 +124,13 @@ def images(*shape: int) -> torch.Tensor:
     return torch.randn(shape, generator=torch.Generator().manual_seed(1))
 
 
+def settle(model: torch.nn.Module, x: torch.Tensor) -> None:
+    """Give the norms the running statistics of x, so that evaluation spikes as training does."""
+    for layer in model.spiking_layers().values():
+        layer.momentum = 1.0
+    model(x)
+
+
 @pytest.mark.parametrize("genes", [3, None])
 @pytest.mark.parametrize("name", list_models())
 def test_everything_learns(name, genes):
@@ -259,6 +266,33 @@ def test_parameters_are_registered_once(tmp_path):
     assert double(x.double()).dtype == torch.float64
     assert len(list(double.parameters())) == len(list(model.parameters()))
     assert torch.equal(copy.deepcopy(model)(x), model(x))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_deployed_form_gives_the_same_spikes(name):
+    """In float64, where no rounding moves a membrane across the threshold."""
+    model = tiny(name, backend="reference").double()
+    x = images(2, 3, 20, 20).double()
+    with torch.no_grad():
+        settle(model, x)
+        expected = model.eval().step_logits(x)
+        deployed = model.deploy()
+        torch.testing.assert_close(deployed.step_logits(x), expected)
+    rates = {layer: rate.item() for layer, rate in model.firing_rates().items()}
+    assert {layer: rate.item() for layer, rate in deployed.firing_rates().items()} == rates
+    assert all(rates.values())
+    assert not any(p.requires_grad for p in deployed.parameters())
+    kept, _ = deployed.genetic_parameters()
+    assert len(kept) == len(model.genetic_parameters()[0])
+    model(x)  # the original still trains
+    with pytest.raises(RuntimeError, match="deployed network is for inference"):
+        deployed.train()(x)
+
+
+def test_deployed_dense_twin_is_the_twin():
+    model = tiny("digitsnet", None).eval()
+    x = images(2, 3, 8, 8)
+    assert torch.equal(model.deploy()(x), model(x))
 
 
 def test_bad_arguments_say_what_was_expected():
