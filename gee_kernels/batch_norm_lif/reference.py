@@ -53,7 +53,7 @@ def batch_norm_lif(
         alpha,
     )
     spikes = spikes.flatten(0, 1).to(x.dtype)
-    counts = spikes.detach().flatten(2).sum(2, dtype=torch.float64)
+    counts = spikes.detach().unsqueeze(-1).flatten(2).sum(2, dtype=torch.float64)
     return spikes, pack_spikes(spikes.detach()), counts.to(torch.int32)
 
 
