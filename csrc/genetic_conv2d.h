@@ -49,6 +49,15 @@ void gene_grad_codes(const Shape& shape, const scalar_t* x, const scalar_t* grad
 // Share of non-zero inputs, from the bits or a fixed sample of the values; cheap beside any plan.
 template <typename scalar_t> double density(const Shape& shape, const Input<scalar_t>& x);
 
+// The plan to take: "event" where the density lies under event_below, else `plan`.
+template <typename scalar_t>
+std::string forward_plan(const Shape& shape, const Input<scalar_t>& x, const std::string& plan, double event_below);
+
+// y by a plan that forward_plan named; every plan but "event" needs x.values.
+template <typename scalar_t>
+void forward(const Shape& shape, const Input<scalar_t>& x, const Codes<scalar_t>& codes, const std::string& plan,
+             scalar_t* y);
+
 // y: [images, out_height, out_width, c_out]
 template <typename scalar_t>
 void event_forward(const Shape& shape, const Input<scalar_t>& x, const Codes<scalar_t>& codes, scalar_t* y);

@@ -54,7 +54,7 @@ def direction(
     which: Direction, shape: Shape, device: str, plan: str, event_below: float
 ) -> tuple[str, float]:
     """The backward plan that follows a forward pass with `plan` and `event_below` (see `resolve`)."""
-    if event_below >= 0 or (plan == "event" and which != "forward"):
+    if event_below >= 0 or (plan == "event" and which == "grad_x"):
         return choose(which, shape, device)
     return plan, -1.0
 
