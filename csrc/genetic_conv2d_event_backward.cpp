@@ -45,7 +45,8 @@ namespace {
 
 using torch::stable::parallel_for;
 
-constexpr int64_t kTilePositions = 320;  // 20 KiB of a 32 KiB cache; the rest is for weights and lists
+constexpr int64_t kTilePositions = 640;  // 40 KiB a line of channels: lists of some length matter more than the last hit
+constexpr int64_t kPackedBytes = 4 << 20;
 constexpr int64_t kRowsPerTask = 24;     // rows of a product that a thread computes at least
 
 GradTiles tile(const Shape& s) {
@@ -121,29 +122,37 @@ void event_grad_codes(const Shape& shape, const Input<T>& x, const T* grad, cons
   const Scratch<T> pre = pad_genes(from_pre ? codes.pre : nullptr, from_pre ? taps * shape.c_in : 0, genes, padded);
   const Scratch<T> post = pad_genes(from_post ? codes.post : nullptr, from_post ? taps * shape.c_out : 0, genes, padded);
   Scratch<T> sum_post(from_post ? taps * shape.c_in * padded : 0), sum_pre(from_pre ? taps * shape.c_out * padded : 0);
-  const int64_t line_size = (tiles.stack + tiles.halo) * tiles.padded_width * kLine;
+  // The gradient is packed for some tiles at a time, so that it is still in a cache when it is read.
+  const int64_t row_size = tiles.padded_width * kLine;
+  const int64_t round = std::clamp<int64_t>(
+      kPackedBytes / int64_t(kBlockLines * tiles.rows * row_size * sizeof(T)), 1, tiles.count);
+  const int64_t line_size = (round * tiles.rows + tiles.halo) * row_size;
   Scratch<T> packed(kBlockLines * line_size);
   Scratch<T> weight(kSlabChannels * taps * kBlock);
 
   for (int64_t first_out = 0; first_out < shape.c_out; first_out += kBlock) {
     const int64_t outputs = std::min(kBlock, shape.c_out - first_out), lines = (outputs + kLine - 1) / kLine;
-    parallel_for(0, tiles.stack, 4, [&](int64_t begin, int64_t end) {
-      for (int64_t row = begin; row < end; ++row)
-        for (int64_t line = 0; line < lines; ++line)
-          GEE_DISPATCH(pack_row<T>, tiles, row, grad + first_out + line * kLine, shape.c_out,
-                       std::min(kLine, outputs - line * kLine),
-                       packed.get() + line * line_size + (tiles.halo + row) * tiles.padded_width * kLine);
-    });
     for (int64_t first_in = 0; first_in < shape.c_in; first_in += kSlabChannels) {
       const int64_t inputs = std::min(kSlabChannels, shape.c_in - first_in);
-      parallel_for(0, lines * inputs, 1, [&](int64_t begin, int64_t end) {
-        for (int64_t i = begin; i < end;) {
-          const int64_t line = i / inputs, c = i % inputs, channels = std::min(inputs - c, end - i);
-          const T* from = packed.get() + line * line_size + tiles.halo * tiles.padded_width * kLine;
-          GEE_DISPATCH(scatter<T>, tiles, lists, from, first_in, c, c + channels, weight.get() + line * kLine, kBlock);
-          i += channels;
-        }
-      });
+      for (int64_t first_tile = 0; first_tile < tiles.count; first_tile += round) {
+        const int64_t last_tile = std::min(first_tile + round, tiles.count);
+        const int64_t first_row = first_tile * tiles.rows - tiles.halo;
+        if (first_in == 0 || round < tiles.count)
+          parallel_for(std::max<int64_t>(0, first_row), std::min(last_tile * tiles.rows, tiles.stack), 8,
+                       [&](int64_t begin, int64_t end) {
+                         for (int64_t row = begin; row < end; ++row)
+                           GEE_DISPATCH(pack_row<T>, tiles, row, grad + first_out, shape.c_out, outputs,
+                                        packed.get() + (row - first_row) * row_size, line_size);
+                       });
+        parallel_for(0, lines * inputs, 1, [&](int64_t begin, int64_t end) {
+          for (int64_t i = begin; i < end;) {
+            const int64_t line = i / inputs, c = i % inputs, channels = std::min(inputs - c, end - i);
+            GEE_DISPATCH(scatter<T>, tiles, lists, first_tile, last_tile, packed.get() + line * line_size, first_in, c,
+                         c + channels, weight.get() + line * kLine, kBlock);
+            i += channels;
+          }
+        });
+      }
       // Contract the slab: sum_post[t, i] += sum_o dW[i, t, o] post[t, o], sum_pre[t, o] += sum_i dW[i, t, o] pre[t, i].
       const int64_t tasks_post = from_post ? (inputs + kRowsPerTask - 1) / kRowsPerTask : 0;
       const int64_t tasks_pre = from_pre ? (outputs + kRowsPerTask - 1) / kRowsPerTask : 0;

@@ -51,20 +51,31 @@ void fill_tile(const GradTiles& tiles, const TileLists<T>& lists, int64_t tile, 
   });
 }
 
-// One row of the padded stack, one line of columns: packed [padded_width, line].
+// One row of the padded stack: grad's row of `outputs` columns to lines, [line][padded_width, line], `step` apart.
 template <typename T>
-void pack_row(const GradTiles& tiles, int64_t row, const T* grad, int64_t c_out, int64_t columns, T* packed) {
+void pack_row(const GradTiles& tiles, int64_t row, const T* grad, int64_t c_out, int64_t outputs, T* packed,
+              int64_t step) {
+  constexpr int64_t kLine = kLineLanes<T>;
   const int64_t image = row / tiles.padded_height, y = row % tiles.padded_height - tiles.halo + tiles.first;
-  for (int64_t i = 0; i < tiles.padded_width; ++i, packed += kLineLanes<T>) {
-    const int64_t x = i - tiles.halo + tiles.first;
-    const bool inside = y >= 0 && y < tiles.out_height && x >= 0 && x < tiles.out_width;
-    const T* from = grad + ((image * tiles.out_height + y) * tiles.out_width + x) * c_out;
-    if (inside && columns == kLineLanes<T>) {
+  const bool inside = y >= 0 && y < tiles.out_height;
+  // Packed columns [begin, end) hold outputs [x, x + end - begin), the others zeros.
+  const int64_t x = std::max<int64_t>(0, tiles.first - tiles.halo), begin = x + tiles.halo - tiles.first;
+  const int64_t end = inside ? std::clamp(begin + tiles.out_width - x, begin, tiles.padded_width) : begin;
+  const T* from = grad + ((image * tiles.out_height + y) * tiles.out_width + x) * c_out;
+  for (int64_t o = 0; o < outputs; o += kLine, packed += step) {
+    std::fill(packed, packed + begin * kLine, T(0));
+    const int64_t columns = std::min(kLine, outputs - o);
+    for (int64_t i = begin; i < end; ++i) {
+      const T* source = from + (i - begin) * c_out + o;
+      T* target = packed + i * kLine;
+      if (columns == kLine) {
 #pragma GCC unroll 16
-      for (int j = 0; j < kLineVectors; ++j) store(packed + j * kLanes<T>, load(from + j * kLanes<T>));
-    } else {
-      for (int j = 0; j < kLineLanes<T>; ++j) packed[j] = inside && j < columns ? from[j] : T(0);
+        for (int j = 0; j < kLineVectors; ++j) store(target + j * kLanes<T>, load(source + j * kLanes<T>));
+      } else {
+        std::fill(std::copy_n(source, columns, target), target + kLine, T(0));
+      }
     }
+    std::fill(packed + end * kLine, packed + tiles.padded_width * kLine, T(0));
   }
 }
 
@@ -125,17 +136,19 @@ void scatter_class(int64_t rows, int64_t columns, const uint16_t* event, const u
     }
 }
 
-// weight [channels of the slab, taps, kBlock]: one line of columns of channels [begin, end), all tiles.
+// weight [channels of the slab, taps, block] += tiles [first_tile, last_tile), for channels [begin, end) and one
+// line of columns. packed: the line's rows from the first tile's halo on.
 template <typename T>
-void scatter(const GradTiles& tiles, const TileLists<T>& lists, const T* packed, int64_t first_channel, int64_t begin,
-             int64_t end, T* weight, int64_t block) {
+void scatter(const GradTiles& tiles, const TileLists<T>& lists, int64_t first_tile, int64_t last_tile, const T* packed,
+             int64_t first_channel, int64_t begin, int64_t end, T* weight, int64_t block) {
   const int64_t kernel = tiles.kernel, stride = tiles.stride, classes = stride * stride;
   const int64_t row_step = tiles.padded_width * kLineLanes<T>;
-  for (int64_t c = begin; c < end; ++c)
-    for (int64_t tap = 0; tap < kernel * kernel; ++tap)
-      std::fill_n(weight + (c * kernel * kernel + tap) * block, kLineLanes<T>, T(0));
-  for (int64_t tile = 0; tile < tiles.count; ++tile) {
-    const T* from = packed + (tile * tiles.rows - tiles.halo) * row_step;
+  if (first_tile == 0)
+    for (int64_t c = begin; c < end; ++c)
+      for (int64_t tap = 0; tap < kernel * kernel; ++tap)
+        std::fill_n(weight + (c * kernel * kernel + tap) * block, kLineLanes<T>, T(0));
+  for (int64_t tile = first_tile; tile < last_tile; ++tile) {
+    const T* from = packed + (tile - first_tile) * tiles.rows * row_step;
     const uint32_t* starts = lists.starts + tile * (lists.per_tile + 1);
     const uint16_t* events = lists.events + lists.tile_begin[tile];
     const T* values = lists.values ? lists.values + lists.tile_begin[tile] : nullptr;
