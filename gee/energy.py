@@ -23,7 +23,7 @@ zeros and ones, where this module goes by the graph.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -31,6 +31,7 @@ from torch import Tensor, nn
 import gee_kernels
 from gee.layers import Activity, DenseConv2d, DenseLinear, DeployedConv2d, GeneticConv2d, SpikingLayer
 from gee.models import SpikingNetwork
+from gee_kernels._library import Backend
 
 MAC_PJ = 4.6  # float32 multiply and add, 45 nm
 AC_PJ = 0.9  # float32 add, 45 nm
@@ -152,7 +153,7 @@ def profile(model: nn.Module, images: Tensor) -> EnergyReport:
     Raises:
         ValueError: no samples, or images of a shape that the model does not take.
     """
-    network: SpikingNetwork = getattr(model, "_orig_mod", model)
+    network = cast(SpikingNetwork, getattr(model, "_orig_mod", model))
     batch = images.shape[-4] if images.dim() >= 4 else 0
     if batch < 1:
         raise ValueError(f"images must hold at least one sample [B, C, H, W], got {list(images.shape)}")
@@ -207,7 +208,7 @@ def _layers(network: SpikingNetwork) -> Iterator[_Layer]:
             )
 
 
-def _observe(synapses: nn.Module, x: Activity, out: Tensor, batch: int, backend: str) -> _Observation:
+def _observe(synapses: nn.Module, x: Activity, out: Tensor, batch: int, backend: Backend) -> _Observation:
     device = x.values.device
     fan_out = _fan_out(synapses, x.values.shape, out.shape, device)
     number = x.values.shape[1] * int(_fan_out(synapses, x.values.shape, out.shape, "cpu").sum())

@@ -5,14 +5,17 @@ the population that sent them. So a convolution finds its input code X_p with it
 code X_q in its own layer, and every encoding is registered exactly once.
 """
 
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import asdict, dataclass
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gee_kernels
+from gee_kernels._library import Backend
+from gee_kernels.genetic_conv2d.plan import Plan
+from gee_kernels.surrogate import Surrogate
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,7 @@ class Neuron:
     v_reset: float | None = 0.0
     decay_input: bool = True
     detach_reset: bool = True
-    surrogate: str = "piecewise_quadratic"
+    surrogate: Surrogate = "piecewise_quadratic"
     alpha: float = 2.0
 
 
@@ -38,6 +41,16 @@ class Activity(NamedTuple):
     binary: bool = False  # spikes; False: graded values (an image, or spikes behind average pooling)
     constant: bool = False  # the same values at each of the T steps, held once
 
+    def code(self) -> Tensor:
+        """The sending population's encoding.
+
+        Raises:
+            ValueError: there is none.
+        """
+        if self.encoding is None:
+            raise ValueError("x must come with the encoding of the population that sent it, got None")
+        return self.encoding
+
 
 class DenseConv2d(nn.Conv2d):
     """Convolution with a learned weight: the first one, 1x1 shortcuts, and all those of a dense twin."""
@@ -47,7 +60,9 @@ class DenseConv2d(nn.Conv2d):
             in_channels, out_channels, kernel_size, stride, padding=(kernel_size - 1) // 2, bias=False
         )
 
-    def forward(self, x: Activity, interaction: Tensor | None = None, post: Tensor | None = None) -> Tensor:
+    def forward(  # type: ignore[override]
+        self, x: Activity, interaction: Tensor | None = None, post: Tensor | None = None
+    ) -> Tensor:
         # [N, C_in, H, W] -> [N, C_out, H', W']; the genes are taken, and left alone, for a common signature
         return super().forward(x.values)
 
@@ -55,7 +70,7 @@ class DenseConv2d(nn.Conv2d):
 class GeneticConv2d(nn.Module):
     """3x3 convolution with weights decoded from genes (GEE, Eqs. 1-3); owns no parameter."""
 
-    def __init__(self, in_channels: int, out_channels: int, stride: int, plan: str, backend: str):
+    def __init__(self, in_channels: int, out_channels: int, stride: int, plan: Plan, backend: Backend):
         super().__init__()
         self.in_channels, self.out_channels = in_channels, out_channels
         self.kernel_size, self.stride, self.padding = (3, 3), (stride, stride), (1, 1)
@@ -65,7 +80,7 @@ class GeneticConv2d(nn.Module):
         # [N, C_in, H, W] -> [N, C_out, H', W']
         return gee_kernels.genetic_conv2d(
             x.values,
-            x.encoding,
+            x.code(),
             interaction,
             post,
             self.stride[0],
@@ -107,6 +122,8 @@ class SpikingConv2d(SpikingLayer):
     """
 
     encoding: nn.Parameter | None  # X_p [C_p, g, 3, 3]
+    running_mean: Tensor  # [C_p]
+    running_var: Tensor  # [C_p]
 
     def __init__(
         self,
@@ -118,8 +135,8 @@ class SpikingConv2d(SpikingLayer):
         kernel_size: int = 3,
         dense: bool = False,
         neuron: Neuron,
-        plan: str,
-        backend: str,
+        plan: Plan,
+        backend: Backend,
     ):
         super().__init__()
         self.conv: DenseConv2d | GeneticConv2d
@@ -134,7 +151,7 @@ class SpikingConv2d(SpikingLayer):
         self.register_buffer("running_mean", torch.zeros(out_channels))
         self.register_buffer("running_var", torch.ones(out_channels))
         self.momentum, self.eps = 0.1, 1e-5
-        self.neuron, self.backend = neuron, backend
+        self.neuron, self.neuron_options, self.backend = neuron, asdict(neuron), backend
 
     def forward(
         self, x: Activity, interaction: Tensor | None = None, residual: Tensor | None = None
@@ -154,7 +171,7 @@ class SpikingConv2d(SpikingLayer):
             training=self.training,
             momentum=self.momentum,
             eps=self.eps,
-            **vars(self.neuron),
+            **self.neuron_options,
             backend=self.backend,
         )
         self.counts, self.sites = out.counts, out.spikes.shape[2] * out.spikes.shape[3]
@@ -178,7 +195,7 @@ class DeployedConv2d(SpikingLayer):
     def __init__(self, layer: SpikingConv2d):
         super().__init__()
         conv = layer.conv
-        if not isinstance(conv, GeneticConv2d):
+        if not isinstance(conv, GeneticConv2d) or layer.encoding is None:
             raise TypeError(f"layer must have a genetic convolution, got {type(conv).__name__}")
         self.in_channels, self.out_channels = conv.in_channels, conv.out_channels
         self.kernel_size, self.stride, self.padding = conv.kernel_size, conv.stride, conv.padding
@@ -196,7 +213,7 @@ class DeployedConv2d(SpikingLayer):
         neuron = self.neuron
         out = gee_kernels.genetic_conv2d_lif(
             x.values,
-            x.encoding,
+            x.code(),
             interaction,
             self.encoding,
             self.scale,
@@ -227,17 +244,18 @@ class SpikingLinear(SpikingLayer):
 
     rate = 0.2  # spikes per neuron and step, about what the populations show at initialisation
 
-    def __init__(self, in_features: int, out_features: int, *, neuron: Neuron, backend: str):
+    def __init__(self, in_features: int, out_features: int, *, neuron: Neuron, backend: Backend):
         super().__init__()
         self.linear = DenseLinear(in_features, out_features)
         nn.init.normal_(self.linear.weight, std=1 / (self.rate * in_features**0.5))
         nn.init.zeros_(self.linear.bias)
-        self.neuron, self.backend = neuron, backend
+        self.neuron, self.neuron_options, self.backend = neuron, asdict(neuron), backend
 
     def forward(self, x: Activity) -> Activity:
         # [T*B, F_in] -> [T*B, F_out]
         current = self.linear(x).unflatten(0, (x.time_steps, -1))
-        spikes = gee_kernels.lif(current, **vars(self.neuron), backend=self.backend).flatten(0, 1)
+        spikes = cast(Tensor, gee_kernels.lif(current, **self.neuron_options, backend=self.backend))
+        spikes = spikes.flatten(0, 1)
         self.counts = spikes.detach().to(torch.int32)
         return Activity(spikes, x.time_steps, binary=True)
 
@@ -245,7 +263,7 @@ class SpikingLinear(SpikingLayer):
 class DenseLinear(nn.Linear):
     """Fully connected layer on an `Activity` of [N, F]."""
 
-    def forward(self, x: Activity) -> Tensor:
+    def forward(self, x: Activity) -> Tensor:  # type: ignore[override]
         return super().forward(x.values)
 
 
@@ -254,7 +272,7 @@ def avg_pool(x: Activity, size: int) -> Activity:
     return x._replace(values=F.avg_pool2d(x.values, size), bits=None, binary=False)
 
 
-def max_pool(x: Activity, size: int, stride: int, backend: str) -> Activity:
+def max_pool(x: Activity, size: int, stride: int, backend: Backend) -> Activity:
     """Max pooling of spikes, padded to keep the border: the result is spikes again."""
     spikes = F.max_pool2d(x.values, size, stride, padding=(size - 1) // 2)
     return x._replace(values=spikes, bits=gee_kernels.pack_spikes(spikes.detach(), backend=backend))

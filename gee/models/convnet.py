@@ -47,7 +47,8 @@ class ConvNet(SpikingNetwork):
 @register
 def cifarnet(**options: Any) -> ConvNet:
     """CIFARNet: 256x4, 512x2, 1024x2 for 32x32 images, global average, 1024 -> classes."""
-    return ConvNet([256] * 4 + [POOL] + [512] * 2 + [POOL] + [1024] * 2, head_size=1, **options)
+    chain: list[int | str] = [256, 256, 256, 256, POOL, 512, 512, POOL, 1024, 1024]
+    return ConvNet(chain, head_size=1, **options)
 
 
 @register
@@ -58,7 +59,20 @@ def vgg16(*, tail_channels: int = 512, **options: Any) -> ConvNet:
         tail_channels: channels of the last two populations; 1024 in the paper's larger row.
         options: those of `SpikingNetwork`.
     """
-    chain = [64, 128, POOL, 256, 256, POOL, 512, 512, POOL, tail_channels, tail_channels, POOL]
+    chain: list[int | str] = [
+        64,
+        128,
+        POOL,
+        256,
+        256,
+        POOL,
+        512,
+        512,
+        POOL,
+        tail_channels,
+        tail_channels,
+        POOL,
+    ]
     return ConvNet(chain, head_size=2, **options)
 
 

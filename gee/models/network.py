@@ -21,7 +21,8 @@ from gee.layers import (
     average_to,
 )
 from gee.models.initialisation import Genotype, initialise
-from gee_kernels._library import check_backend
+from gee_kernels._library import Backend, check_backend
+from gee_kernels.genetic_conv2d.plan import Plan
 
 
 class SpikingNetwork(nn.Module):
@@ -46,6 +47,7 @@ class SpikingNetwork(nn.Module):
     """
 
     interaction: nn.Parameter | None  # G [g, g]
+    head: nn.Module
 
     def __init__(
         self,
@@ -55,8 +57,8 @@ class SpikingNetwork(nn.Module):
         in_channels: int = 3,
         time_steps: int = 4,
         width: float = 1.0,
-        backend: str = "fused",
-        plan: str = "auto",
+        backend: Backend = "fused",
+        plan: Plan = "auto",
         **neuron: Any,
     ):
         super().__init__()
@@ -86,8 +88,15 @@ class SpikingNetwork(nn.Module):
         return count if self.width == 1 else max(8, 8 * round(count * self.width / 8))
 
     def population(self, in_channels: int, out_channels: int, **options: Any) -> SpikingConv2d:
-        shared = {"genes": self.genes, "neuron": self.neuron, "plan": self.plan, "backend": self.backend}
-        return SpikingConv2d(in_channels, out_channels, **shared, **options)
+        return SpikingConv2d(
+            in_channels,
+            out_channels,
+            genes=self.genes,
+            neuron=self.neuron,
+            plan=self.plan,
+            backend=self.backend,
+            **options,
+        )
 
     def reset_parameters(self) -> None:
         """Learned weights by fan-in, genes from the default genotype; torch's global generator."""
@@ -180,7 +189,7 @@ class Head(nn.Module):
         size: int = 1,
         hidden: Sequence[int] = (),
         neuron: Neuron,
-        backend: str,
+        backend: Backend,
     ):
         super().__init__()
         self.size = size

@@ -105,6 +105,12 @@ def test_only_genetic_layers_are_deployed():
         DeployedConv2d(SpikingConv2d(3, 8, genes=None, **OPTIONS))
 
 
+def test_a_genetic_convolution_needs_the_senders_code():
+    layer = SpikingConv2d(3, 8, genes=2, **OPTIONS)
+    with pytest.raises(ValueError, match="encoding of the population that sent it"):
+        layer(Activity(spikes(2, 3, 4, 4), 2, binary=True), torch.ones(2, 2))
+
+
 def test_no_rate_before_the_first_pass():
     with pytest.raises(RuntimeError, match="before the first forward pass"):
         SpikingLinear(2, 2, neuron=Neuron(), backend="fused").firing_rate()
