@@ -60,9 +60,8 @@ def check_backend(backend: str) -> None:
 def autocast(*tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
     """The tensors in autocast's dtype where autocast is on for their device; float64 stays, as in torch."""
     device = tensors[0].device.type
-    if device == "meta" or not torch.is_autocast_enabled(
-        device
-    ):  # torch 2.11 cannot trace is_autocast_available
+    # "meta" by name: torch 2.11 cannot trace torch.amp.is_autocast_available.
+    if device == "meta" or not torch.is_autocast_enabled(device):
         return tensors
     dtype = torch.get_autocast_dtype(device)
     return tuple(t.to(dtype) if t.is_floating_point() and t.dtype != torch.float64 else t for t in tensors)

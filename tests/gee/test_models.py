@@ -249,6 +249,42 @@ def test_compiles_whole():
     }
 
 
+def test_autocast():
+    model = tiny("resnet18")
+    x = images(4, 3, 12, 12)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = model(x)
+    assert logits.dtype == torch.bfloat16
+    logits.float().square().sum().backward()
+    for name, p in model.named_parameters():
+        assert p.grad.dtype == torch.float32, name
+        assert p.grad.isfinite().all(), name
+        assert p.grad.any(), name
+    full = tiny("resnet18")
+    full(x)
+    rates, full_rates = (torch.stack(list(m.firing_rates().values())) for m in (model, full))
+    torch.testing.assert_close(rates, full_rates, rtol=0, atol=0.03)
+
+
+def test_distributed_data_parallel(tmp_path):
+    """Shared codes get one gradient each; buffers and graph are what DistributedDataParallel expects."""
+    x = images(2, 3, 8, 8)
+    model, alone = tiny("resnet18"), tiny("resnet18")
+    alone(x).square().sum().backward()
+    torch.distributed.init_process_group(
+        "gloo", init_method=(tmp_path / "rendezvous").as_uri(), rank=0, world_size=1
+    )
+    try:
+        parallel = torch.nn.parallel.DistributedDataParallel(model)
+        for _ in range(2):  # the second pass would report parameters that had no gradient in the first
+            model.zero_grad()
+            parallel(x).square().sum().backward()
+    finally:
+        torch.distributed.destroy_process_group()
+    for p, q in zip(model.parameters(), alone.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad)
+
+
 def test_parameters_are_registered_once(tmp_path):
     """Checkpoints hold no shared tensors, so safetensors takes them; copies keep one G and one X_p."""
     model = tiny("resnet18")
@@ -268,10 +304,12 @@ def test_parameters_are_registered_once(tmp_path):
     assert torch.equal(copy.deepcopy(model)(x), model(x))
 
 
-@pytest.mark.parametrize("name", list_models())
-def test_deployed_form_gives_the_same_spikes(name):
+@pytest.mark.parametrize(
+    ("name", "backend"), [*((name, "fused") for name in list_models()), ("resnet18", "reference")]
+)
+def test_deployed_form_gives_the_same_spikes(name, backend):
     """In float64, where no rounding moves a membrane across the threshold."""
-    model = tiny(name, backend="reference").double()
+    model = tiny(name, backend=backend).double()
     x = images(2, 3, 20, 20).double()
     with torch.no_grad():
         settle(model, x)
