@@ -12,6 +12,7 @@ load_extension()
 from gee_kernels.batch_norm_lif.op import BatchNormLIF, batch_norm_lif  # noqa: E402
 from gee_kernels.decode_weight.op import decode_weight  # noqa: E402
 from gee_kernels.genetic_conv2d.op import genetic_conv2d  # noqa: E402
+from gee_kernels.genetic_conv2d.plan import explain_plan  # noqa: E402
 from gee_kernels.genetic_conv2d_lif.op import GeneticConv2dLIF, genetic_conv2d_lif  # noqa: E402
 from gee_kernels.lif.op import lif  # noqa: E402
 from gee_kernels.spikes.op import pack_spikes, unpack_spikes  # noqa: E402
@@ -23,6 +24,7 @@ __all__ = [
     "batch_norm_lif",
     "count_synapses",
     "decode_weight",
+    "explain_plan",
     "genetic_conv2d",
     "genetic_conv2d_lif",
     "lif",
