@@ -210,7 +210,8 @@ def chunk_steps(time_steps: int) -> int:
     return triton.cdiv(time_steps, triton.cdiv(time_steps, _CHUNK))
 
 
-def _block(steps: int) -> int:
+def block_size(steps: int) -> int:
+    """Neurons per program: as many as keep the values of a chunk in registers."""
     return min(_TILE // triton.next_power_of_2(steps), 512)
 
 
@@ -247,7 +248,7 @@ def lif(
     last = torch.empty_like(rows[0], dtype=torch.float32) if return_voltage else None
     n, steps = rows[0].numel(), chunk_steps(x.shape[0])
     if n:
-        lif_forward_kernel[(triton.cdiv(n, _block(steps)),)](
+        lif_forward_kernel[(triton.cdiv(n, block_size(steps)),)](
             p_x=rows,
             p_start=None if voltage is None else _like(voltage, rows[0]),
             p_spikes=spikes,
@@ -260,7 +261,7 @@ def lif(
             STEPS=steps,
             SOFT_RESET=v_reset is None,
             DECAY_INPUT=decay_input,
-            BLOCK=_block(steps),
+            BLOCK=block_size(steps),
             enable_fp_fusion=False,
         )
     if last is None:
@@ -289,7 +290,7 @@ def lif_backward(
     n, steps = rows[0].numel(), chunk_steps(x.shape[0])
     chunks = triton.cdiv(x.shape[0], steps)
     if n:
-        lif_backward_kernel[(triton.cdiv(n, _block(steps)),)](
+        lif_backward_kernel[(triton.cdiv(n, block_size(steps)),)](
             p_grad_spikes=None if grad_spikes is None else _like(grad_spikes, rows),
             p_grad_last=None if grad_voltage is None else _like(grad_voltage, rows[0]),
             p_x=rows,
@@ -308,7 +309,7 @@ def lif_backward(
             DECAY_INPUT=decay_input,
             DETACH_RESET=detach_reset,
             SURROGATE=surrogate,
-            BLOCK=_block(steps),
+            BLOCK=block_size(steps),
             enable_fp_fusion=False,
         )
     if grad_start is None:
