@@ -1,30 +1,46 @@
-"""The spatio-temporal fitness of a candidate (Eq. 16), minimised."""
+"""The spatio-temporal fitness of a candidate (GEE, Eq. 16), minimised."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from gee.search.executor import Evaluation
 
-# name -> (weight of TD, weight of SE); the ablations of the paper's Table 4. `random` evolves nothing.
+# name -> (TD is rewarded, SE is rewarded): the ablations of the paper's Table 4. `random` evolves nothing.
 METHODS = {
-    "random": (0.0, 0.0),
-    "baseline": (0.0, 0.0),
-    "baseline+td": (0.5, 0.0),
-    "baseline+se": (0.0, 0.5),
-    "ste": (0.5, 0.5),
+    "random": (False, False),
+    "baseline": (False, False),
+    "baseline+td": (True, False),
+    "baseline+se": (False, True),
+    "ste": (True, True),
 }
 
 
-def decay(generation: int) -> float:
-    """d(n) = 1 / (1 + n), generations counted from 0: the weight that novelty keeps."""
-    return 1.0 / (1.0 + generation)
+@dataclass(frozen=True)
+class Fitness:
+    """F = CE - d(n) (alpha TD + beta SE),   d(n) = 1 / (1 + decay n)                         Eq. 16
 
+    The paper gives neither d, alpha nor beta; these are ours.
+    """
 
-def fitness(evaluation: Evaluation, generation: int, alpha: float, beta: float) -> float:
-    """F = CE - d(n) (alpha TD + beta SE)                                                     Eq. 16"""
-    novelty = alpha * evaluation.temporal_difference + beta * evaluation.spatial_entropy
-    return evaluation.cross_entropy - decay(generation) * novelty
+    alpha: float = 0.5
+    beta: float = 0.5
+    decay: float = 1.0
+
+    @classmethod
+    def of(cls, method: str, alpha: float = 0.5, beta: float = 0.5, decay: float = 1.0) -> Fitness:
+        """The fitness of one of `METHODS`: what the method leaves out weighs nothing."""
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
+        temporal, spatial = METHODS[method]
+        return cls(alpha * temporal, beta * spatial, decay)
+
+    def __call__(self, evaluation: Evaluation, generation: int) -> float:
+        """F of a candidate, as seen by generation n, counted from 0."""
+        d = 1.0 / (1.0 + self.decay * generation)
+        novelty = self.alpha * evaluation.temporal_difference + self.beta * evaluation.spatial_entropy
+        return evaluation.cross_entropy - d * novelty
 
 
 def penalised(values: Sequence[float | None]) -> list[float]:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from gee.search.errors import RunDirectoryError, TooManyFailuresError
 from gee.search.executor import Evaluation, Event, Executor, Outcome, Task
-from gee.search.fitness import METHODS, fitness, penalised
+from gee.search.fitness import Fitness, penalised
 from gee.search.run_directory import Candidate, RunDirectory
 from gee.search.strategy import Strategy, candidate_seed
 
@@ -27,7 +27,7 @@ class Space(Protocol):
 class Settings:
     """The part of the configuration that determines what the search does."""
 
-    method: str = "ste"
+    fitness: Fitness = dataclasses.field(default_factory=Fitness)
     generations: int = 5
     population: int = 8
     step: float = 0.2
@@ -67,7 +67,6 @@ def search(
         RunDirectoryError: the recorded candidates are not those of this configuration and these versions.
         TooManyFailuresError: more than `max_failures` of a generation's candidates failed.
     """
-    alpha, beta = METHODS[settings.method]
     strategy = Strategy(space.start, settings.step, settings.population, settings.seed, space.diagonal)
     everyone: list[Candidate] = []
     for generation in range(settings.generations):
@@ -80,7 +79,7 @@ def search(
             _verify(run, task)
         unknown = [task for task in tasks if (generation, task.index) not in run.candidates]
         for outcome in executor.run(unknown):
-            candidate = _candidate(outcome, space, alpha, beta)
+            candidate = _candidate(outcome, space, settings.fitness)
             run.append(candidate)
             if candidate.failure:
                 run.log(f"{outcome.task.name} failed: {candidate.failure}")
@@ -90,7 +89,7 @@ def search(
         _check_failures(run, candidates, settings.max_failures)
         strategy.tell(penalised([candidate.fitness for candidate in candidates]))
         everyone += candidates
-        best = best_candidate(everyone, generation, alpha, beta)
+        best = best_candidate(everyone, generation, settings.fitness)
         for callback in callbacks:
             callback.on_generation(generation, candidates, best)
     return best
@@ -104,7 +103,7 @@ def random_candidate(space: Space, settings: Settings) -> Candidate:
     return Candidate(0, 0, seed, vector, space.describe(vector), None, None, None, None, 0.0)
 
 
-def best_candidate(candidates: Sequence[Candidate], generation: int, alpha: float, beta: float) -> Candidate:
+def best_candidate(candidates: Sequence[Candidate], generation: int, fitness: Fitness) -> Candidate:
     """The candidate with the lowest fitness, all of them scored with the d(n) of the same `generation`.
 
     The recorded values are not comparable between generations: d(n) falls, so the bonus for novelty in the
@@ -113,7 +112,7 @@ def best_candidate(candidates: Sequence[Candidate], generation: int, alpha: floa
 
     def score(candidate: Candidate) -> float:
         evaluation = evaluation_of(candidate)
-        return math.inf if evaluation is None else fitness(evaluation, generation, alpha, beta)
+        return math.inf if evaluation is None else fitness(evaluation, generation)
 
     return min(candidates, key=lambda c: (score(c), c.generation, c.index))
 
@@ -124,11 +123,11 @@ def evaluation_of(candidate: Candidate) -> Evaluation | None:
     return None if ce is None or td is None or se is None else Evaluation(ce, td, se)
 
 
-def _candidate(outcome: Outcome, space: Space, alpha: float, beta: float) -> Candidate:
+def _candidate(outcome: Outcome, space: Space, fitness: Fitness) -> Candidate:
     task, evaluation = outcome.task, outcome.evaluation
     values = (None, None, None, None)
     if evaluation is not None:
-        values = (*dataclasses.astuple(evaluation), fitness(evaluation, task.generation, alpha, beta))
+        values = (*dataclasses.astuple(evaluation), fitness(evaluation, task.generation))
     return Candidate(
         task.generation,
         task.index,

@@ -9,7 +9,7 @@ import torch
 
 from gee.search.errors import RunDirectoryError, TooManyFailuresError
 from gee.search.executor import Evaluation, InProcess
-from gee.search.fitness import METHODS, decay, fitness, penalised
+from gee.search.fitness import METHODS, Fitness, penalised
 from gee.search.loop import Callback, best_candidate, random_candidate, search
 from gee.search.novelty import spatial_entropy, temporal_difference
 from gee.search.run_directory import Candidate, RunDirectory
@@ -65,12 +65,14 @@ def test_spatial_entropy_by_hand():
 
 def test_fitness_follows_eq_16():
     evaluation = Evaluation(2.0, 0.4, 0.8)
-    assert fitness(evaluation, 0, *METHODS["ste"]) == pytest.approx(2.0 - 0.5 * 0.4 - 0.5 * 0.8)
-    assert fitness(evaluation, 3, *METHODS["ste"]) == pytest.approx(2.0 - 0.25 * 0.6)
-    assert fitness(evaluation, 0, *METHODS["baseline"]) == 2.0
-    assert fitness(evaluation, 0, *METHODS["baseline+td"]) == pytest.approx(1.8)
-    assert fitness(evaluation, 0, *METHODS["baseline+se"]) == pytest.approx(1.6)
-    assert [decay(n) for n in range(4)] == [1, 1 / 2, 1 / 3, 1 / 4]
+    assert Fitness.of("ste")(evaluation, 0) == pytest.approx(2.0 - 0.5 * 0.4 - 0.5 * 0.8)
+    assert Fitness.of("ste")(evaluation, 3) == pytest.approx(2.0 - 0.25 * 0.6)  # d(n) = 1 / (1 + n)
+    assert Fitness.of("ste", alpha=1.0, beta=0.25, decay=2.0)(evaluation, 1) == pytest.approx(2.0 - 0.6 / 3)
+    assert Fitness.of("baseline")(evaluation, 0) == 2.0
+    assert Fitness.of("baseline+td")(evaluation, 0) == pytest.approx(1.8)
+    assert Fitness.of("baseline+se")(evaluation, 0) == pytest.approx(1.6)
+    with pytest.raises(ValueError, match="method must be one of random, baseline"):
+        Fitness.of("best")
 
 
 def test_failures_rank_last_with_a_margin():
@@ -147,15 +149,15 @@ def test_a_search_records_every_candidate_and_repeats_itself(tmp_path):
 
 def test_the_best_is_chosen_by_one_measure_for_all_generations(tmp_path):
     def candidate(generation, ce, td):
-        return Candidate(generation, 0, 0, (), {}, ce, td, 0.0, ce - decay(generation) * td / 2, 1.0)
+        return Candidate(generation, 0, 0, (), {}, ce, td, 0.0, ce - td / 2 / (1 + generation), 1.0)
 
     early, late = candidate(0, 2.0, 3.0), candidate(4, 1.0, 1.0)
     assert early.fitness < late.fitness  # but only by the bonus of the first generation
-    assert best_candidate([early, late], 4, *METHODS["ste"]) is late
+    assert best_candidate([early, late], 4, Fitness()) is late
 
 
 def test_evolution_improves_on_its_first_generation(tmp_path):
-    settings = dataclasses.replace(SETTINGS, method="baseline", generations=12, population=8)
+    settings = dataclasses.replace(SETTINGS, fitness=Fitness.of("baseline"), generations=12, population=8)
     best, _ = run_search(tmp_path, settings=settings)
     with RunDirectory.resume(tmp_path) as run:
         first = min(run.candidates[0, i].cross_entropy for i in range(8))
@@ -164,12 +166,12 @@ def test_evolution_improves_on_its_first_generation(tmp_path):
 
 @pytest.mark.parametrize("method", ["baseline", "baseline+td", "baseline+se", "ste"])
 def test_ablations_differ_in_their_fitness_alone(tmp_path, method):
-    settings = dataclasses.replace(SETTINGS, method=method, generations=1)
+    settings = dataclasses.replace(SETTINGS, fitness=Fitness.of(method), generations=1)
     run_search(tmp_path, settings=settings)
     with RunDirectory.resume(tmp_path) as run:
         for c in run.candidates.values():
-            alpha, beta = METHODS[method]
-            assert c.fitness == c.cross_entropy - (alpha * c.temporal_difference + beta * c.spatial_entropy)
+            td, se = (weight / 2 for weight in METHODS[method])
+            assert c.fitness == c.cross_entropy - (td * c.temporal_difference + se * c.spatial_entropy)
 
 
 def test_random_starts_where_the_others_start_and_evaluates_nothing(tmp_path):
