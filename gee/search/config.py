@@ -9,6 +9,7 @@ from gee.search.executor import Policy
 from gee.search.fitness import Fitness
 from gee.search.loop import Settings
 from gee.training import DataConfig, ModelConfig, TrainConfig
+from gee.training.logs import TensorBoard
 
 
 @dataclass
@@ -56,6 +57,11 @@ class SearchConfig:
     device: str = "auto"
     """cpu, cuda, or auto: cuda where there is one."""
 
+    tensorboard: TensorBoard = "auto"
+    """Scalars for TensorBoard; auto: where it is installed (`pip install 'gee[tensorboard]'`)."""
+    progress: bool = True
+    """Print a line per generation and epoch, and on a terminal a progress bar."""
+
     executor: Literal["local", "ray"] = "local"
     """Where candidates run: on this machine, or on a Ray cluster (extra gee[ray])."""
     workers: int | None = None
@@ -75,9 +81,9 @@ class SearchConfig:
     max_failures: float = 0.5
     """Stop where more than this share of a generation fails."""
 
-    model: ModelConfig = field(default_factory=ModelConfig)
+    network: ModelConfig = field(default_factory=ModelConfig)
     data: DataConfig = field(default_factory=DataConfig)
-    train: TrainConfig = field(default_factory=TrainConfig)
+    training: TrainConfig = field(default_factory=TrainConfig)
 
     def __post_init__(self) -> None:
         for name, least in (
@@ -103,13 +109,13 @@ class SearchConfig:
             raise ValueError(f"candidate_timeout must be positive, got {self.candidate_timeout}")
         if self.candidate_timeout is not None and self.executor == "local" and self.workers == 0:
             raise ValueError("candidate_timeout needs worker processes: set workers to 1 or more, got 0")
-        if self.model.genes is None:
+        if self.network.genes is None:
             raise ValueError("genes must be a number: a dense twin has nothing to evolve, got None")
 
     @property
     def genes(self) -> int:
-        assert self.model.genes is not None
-        return self.model.genes
+        assert self.network.genes is not None
+        return self.network.genes
 
     @property
     def settings(self) -> Settings:
@@ -119,7 +125,7 @@ class SearchConfig:
             self.generations,
             self.population,
             self.step,
-            self.train.seed,
+            self.training.seed,
             self.max_failures,
         )
 

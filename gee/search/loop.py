@@ -48,7 +48,7 @@ class Callback:
         """A generation is complete, one read back on resuming too; `best` of all so far."""
 
     def on_stage(self, stage: str) -> None:
-        """`training`, `evaluating` or `reporting` the best candidate begins."""
+        """`searching`, `training`, `measuring` or `reporting` begins."""
 
 
 def search(

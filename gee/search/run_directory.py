@@ -6,7 +6,7 @@
     search.log         what happened: retries, failures, repairs
     tensorboard/       scalars of the search
     train/             the full training of the best candidate
-    best.safetensors   its weights
+    weights.safetensors   what it learned
     result.json        what came out
     report.html        the same, to look at
 
@@ -58,7 +58,11 @@ class Candidate:
     @classmethod
     def from_line(cls, line: bytes) -> Candidate:
         """Raises ValueError for anything that `to_line` did not write."""
-        values = json.loads(line)
+        return cls.from_dict(json.loads(line))
+
+    @classmethod
+    def from_dict(cls, values: Any) -> Candidate:
+        """Raises ValueError for anything but the fields of a candidate."""
         if not isinstance(values, dict) or set(values) != {f.name for f in dataclasses.fields(cls)}:
             raise ValueError("not a candidate")
         return cls(**{**values, "vector": tuple(values["vector"])})
@@ -250,7 +254,7 @@ class RunDirectory:
         changed = [
             f"{key} ({old!r}, now {new!r})"
             for key, old, new in _differences(begun, config)
-            if key.split(".")[0] not in MAY_CHANGE
+            if key not in MAY_CHANGE
         ]
         if changed:
             raise RunDirectoryError(
@@ -261,8 +265,8 @@ class RunDirectory:
 
 # Where and how candidates run, which has no influence on what comes out.
 MAY_CHANGE = frozenset(
-    {"run_dir", "resume", "plan", "data_dir", "executor", "workers", "address", "cpus_per_candidate"}
-    | {"gpus_per_candidate", "candidate_timeout", "retries", "on_oom", "max_failures"}
+    {"run_dir", "resume", "plan", "progress", "tensorboard", "executor", "workers", "address"}
+    | {"gpus_per_candidate", "candidate_timeout", "retries", "on_oom", "max_failures", "data.data_dir"}
 )
 
 

@@ -35,7 +35,7 @@ class ModelConfig:
     """Derivative of the spike in the backward pass."""
     alpha: float = 2.0
     """Sharpness of the surrogate."""
-    plan: str = "auto"
+    conv_plan: str = "auto"
     """How genetic convolutions are computed: auto, materialize, reconstruct, gene or event (CPU)."""
     backend: Literal["fused", "reference"] = "fused"
     """Fused kernels, or plain PyTorch."""
@@ -47,7 +47,7 @@ class ModelConfig:
             ValueError: an unknown name or a value out of range.
         """
         options = asdict(self)
-        name = options.pop("model")
+        name, options["plan"] = options.pop("model"), options.pop("conv_plan")
         if self.tail_channels is None:
             options.pop("tail_channels")
         return models.create_model(name, num_classes=num_classes, in_channels=in_channels, **options)
