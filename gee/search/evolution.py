@@ -234,7 +234,7 @@ def _train_and_measure(
         "measuring": time.perf_counter() - trained,
     }
     run.write_json("result.json", result)
-    return result
+    return run.read_json("result.json")
 
 
 def _train(

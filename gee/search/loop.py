@@ -17,8 +17,10 @@ from gee.search.strategy import Strategy, candidate_seed
 class Space(Protocol):
     """What the loop needs of a search space: where to begin, and what to call a point of the unit cube."""
 
-    start: Sequence[float]
-    diagonal: bool
+    @property
+    def start(self) -> Sequence[float]: ...
+    @property
+    def diagonal(self) -> bool: ...
 
     def describe(self, vector: Sequence[float]) -> dict[str, Any]: ...
 
