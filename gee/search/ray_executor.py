@@ -177,7 +177,7 @@ def _work(key: str, problem: np.ndarray, task: Task, threads: int) -> Iterator[s
 
     if key not in _problems:
         _problems.clear()
-        _problems[key] = pickle.loads(memoryview(problem))
+        _problems[key] = pickle.loads(problem.tobytes())
     if "torch" in sys.modules:
         sys.modules["torch"].set_num_threads(threads)
     context = ray.get_runtime_context()

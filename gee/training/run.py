@@ -23,7 +23,7 @@ from gee.training.weights import WeightsError, read_tensors, save_weights, write
 
 CHECKPOINT = "checkpoint.safetensors"
 CHECKPOINT_FORMAT = "gee checkpoint 1"
-FREE = ("compile", "backend", "plan")  # settings that a resumed run may change
+FREE = ("compile", "backend", "conv_plan")  # settings that a resumed run may change
 
 
 def train(
