@@ -147,18 +147,24 @@ def test_model_is_left_as_it_was():
     assert not any(module._forward_hooks for module in model.modules())
 
 
-def test_agrees_with_spikingjelly_on_spike_driven_layers():
-    """SynOpCounter on the dense twin; its reference backend runs the convolutions as torch's own."""
+def test_agrees_with_spikingjelly():
+    """On the dense twin; the reference backend runs the operations that SpikingJelly's counters know."""
     torch.manual_seed(0)
     model = create_model("resnet18", genes=None, width=0.1, backend="reference").eval()
     images = torch.randn(1, 3, 9, 8)
     report = energy.profile(model, images)
-    counter = op_counter.SynOpCounter()
-    with torch.no_grad(), op_counter.DispatchCounterMode([counter]):
+    acs, macs = op_counter.SynOpCounter(), op_counter.MACCounter()
+    with torch.no_grad(), op_counter.DispatchCounterMode([acs, macs]):
         model(images)
-    # Both conventions count every accumulation behind a spike; the graded layers hold no ACs for either.
-    assert report.acs == counter.get_total()
+    assert report.acs == acs.get_total()
     assert report.acs > 0
+    # MACCounter also counts the multiplications with the padding, and the arithmetic of batch norms.
+    counted = macs.records["Global"]
+    stem = report.layers[0]
+    with_padding = 3 * 9 * 16 * 9 * 8
+    assert stem.macs == 3 * 16 * (3 * 9 - 2) * (3 * 8 - 2) < with_padding
+    assert counted[torch.ops.aten.convolution.default] == with_padding
+    assert counted[torch.ops.aten.addmm.default] == report.macs - stem.macs > 0
 
 
 def test_bad_images():
