@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 import gee_kernels
+from gee import synchronised
 from gee_kernels._library import Backend
 from gee_kernels.genetic_conv2d.plan import Plan
 from gee_kernels.surrogate import Surrogate
@@ -121,6 +122,7 @@ class SpikingConv2d(SpikingLayer):
         dense: the convolution has a weight of its own though the network has genes (the first layer).
     """
 
+    synchronised = False  # batch statistics over the images of all processes, see gee.synchronised
     encoding: nn.Parameter | None  # X_p [C_p, g, 3, 3]
     running_mean: Tensor  # [C_p]
     running_var: Tensor  # [C_p]
@@ -160,7 +162,8 @@ class SpikingConv2d(SpikingLayer):
         current = self.conv(x, interaction, self.encoding)
         if x.constant:  # the same current at each step: computed once, and repeated keeping channels last
             current = torch.cat([current] * x.time_steps)
-        out = gee_kernels.batch_norm_lif(
+        normalise = synchronised.batch_norm_lif if self.synchronised else gee_kernels.batch_norm_lif
+        out = normalise(
             current,
             self.weight,
             self.bias,

@@ -2,7 +2,7 @@
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import torch
 import torch.distributed as dist
@@ -24,6 +24,13 @@ def sum_over_processes(x: Tensor) -> Tensor:
     if world() > 1:
         dist.all_reduce(x)
     return x
+
+
+def copy_from_first(tensors: Iterable[Tensor]) -> None:
+    """Replace the tensors by those of the first process, in place."""
+    if world() > 1:
+        for tensor in tensors:
+            dist.broadcast(tensor, 0)
 
 
 @contextlib.contextmanager

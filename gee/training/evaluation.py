@@ -76,7 +76,7 @@ def evaluate(
             if noise:
                 images = add_noise(images, noise, generator)
             with autocast(device, amp):
-                logits = model(images).float()
+                logits = at_least_float32(model(images))
             rates = torch.stack(list(model.firing_rates().values())) if names else sums[:0]
             loss = F.cross_entropy(logits, labels)
             sums += torch.cat([loss[None], rates]).double() * len(labels)
@@ -106,6 +106,10 @@ def add_noise(images: Tensor, fraction: float, generator: torch.Generator) -> Te
 
 def _norm(x: Tensor, dims: list[int]) -> Tensor:
     return torch.linalg.vector_norm(x, dim=dims, keepdim=True)
+
+
+def at_least_float32(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def autocast(device: torch.device, amp: str) -> torch.autocast:

@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from gee.data import Dataset
 from gee.data.dataset import epoch_generator
+from gee.layers import SpikingConv2d
 from gee.models import SpikingNetwork
 from gee.training import distributed
 from gee.training.config import TrainConfig
-from gee.training.evaluation import Evaluation, autocast, evaluate
+from gee.training.evaluation import Evaluation, at_least_float32, autocast, evaluate
 from gee.training.optimiser import build_optimiser, learning_rate
 
 CHECK_EVERY = 16  # steps between looks at the loss on a GPU: each look waits for it
@@ -31,7 +32,7 @@ class TrainingStep(NamedTuple):
     epoch: int  # from 0
     step: int  # of this epoch, from 0
     steps: int  # in this epoch
-    step_logits: Tensor  # [T, B, classes] float32, detached: the logits of each time step
+    step_logits: Tensor  # [T, B, classes] float32 or float64, detached: the logits of each time step
     labels: Tensor  # [B]
     loss: Tensor  # scalar, detached
 
@@ -87,6 +88,9 @@ class Trainer:
         encodings, interaction = model.genetic_parameters()
         genes = {id(parameter) for parameter in (*encodings, interaction) if parameter is not None}
         self.genes = {name: p for name, p in model.named_parameters() if id(p) in genes}
+        for layer in model.modules():
+            if isinstance(layer, SpikingConv2d):
+                layer.synchronised = config.sync_batch_norm
         network: nn.Module = _StepLogits(model)
         if distributed.world() > 1:
             network = nn.parallel.DistributedDataParallel(network)
@@ -109,6 +113,7 @@ class Trainer:
 
     def evaluate(self) -> Evaluation:
         """Evaluate on the held-out examples; see `gee.training.evaluate`."""
+        distributed.copy_from_first(self.model.buffers())  # running statistics of batch norms
         share = {"rank": distributed.rank(), "world": distributed.world()}
         batches = self.data.test_batches(4 * self.config.batch_size, device=self.device, **share)
         return evaluate(self.model, batches, amp=self.config.amp)
@@ -170,7 +175,7 @@ class Trainer:
             group["lr"] = rate
         with autocast(self.device, self.config.amp):
             step_logits = self.step_logits(images)
-        step_logits = step_logits.float()  # [T, B, classes]
+        step_logits = at_least_float32(step_logits)  # [T, B, classes]
         loss = F.cross_entropy(step_logits.mean(0), labels, label_smoothing=self.config.label_smoothing)
         self.scaler.scale(loss).backward()
         self.scaler.unscale_(self.optimiser)
