@@ -18,7 +18,7 @@
 namespace gee {
 namespace {
 
-constexpr int64_t kPeriod = 64;      // values over which an inner loop should at least run
+constexpr int64_t kPeriod = 256;     // values over which an inner loop should at least run
 constexpr int64_t kRow = 1024;       // values worked on at a time
 constexpr int64_t kTask = 1 << 16;   // values of a task
 constexpr int64_t kGrain = 1 << 15;  // values a thread should at least get

@@ -31,37 +31,44 @@ void add_moments(const T* x, int64_t n, int64_t period, const A* __restrict shif
 
 // ---- pieces shared by forward and backward ----
 
-// y = (x - mean) * scale + bias
-template <typename T, typename A>
-inline void normalise(const T* x, int64_t n, int64_t period, const A* __restrict mean, const A* __restrict scale,
-                      const A* __restrict bias, A* __restrict y, A* scratch) {
-  const A* values = read_row(x, n, scratch);
-  for (int64_t i = 0; i < n; i += period) {
-    const int64_t m = std::min(period, n - i);
-    const A* __restrict in = values + i;
-    A* __restrict out = y + i;
-    for (int64_t c = 0; c < m; ++c) out[c] = (in[c] - mean[c]) * scale[c] + bias[c];
+template <bool kDecayInput, bool kHard, bool kDivide, bool kResidual, typename A>
+inline void normalise_advance_row(const Neuron<A> p, const A* __restrict x, const A* __restrict residual,
+                                  const A* __restrict mean, const A* __restrict scale, const A* __restrict bias,
+                                  int64_t n, A* __restrict v, A* __restrict h) {
+  for (int64_t i = 0; i < n; ++i) {
+    A y = (x[i] - mean[i]) * scale[i] + bias[i];
+    if constexpr (kResidual) y += residual[i];
+    h[i] = charge<kDecayInput, kDivide>(p, v[i], y);
+    v[i] = reset<kHard>(p, h[i]);
   }
 }
 
-template <typename T, typename A> inline void add_row(const T* r, int64_t n, A* __restrict y, A* scratch) {
-  const A* __restrict values = read_row(r, n, scratch);
-  for (int64_t i = 0; i < n; ++i) y[i] += values[i];
-}
-
-// y += the n / channels rows of packed spikes in bits
-template <typename A> inline void add_bits(const uint8_t* bits, int64_t n, int64_t channels, A* __restrict y) {
-  const int64_t bytes = (channels + 7) / 8;
-  for (int64_t i = 0; i < n; i += channels, bits += bytes) {
-    const int64_t whole = channels / 8;
-    for (int64_t j = 0; j < whole; ++j)
-      for (int k = 0; k < 8; ++k) y[i + 8 * j + k] += A((bits[j] >> k) & 1);
-    for (int64_t c = 8 * whole; c < channels; ++c) y[i + c] += A((bits[whole] >> (c % 8)) & 1);
+// n / channels rows of packed spikes
+template <typename A> inline void unpack_rows(const uint8_t* bits, int64_t n, int64_t channels, A* out) {
+  const int64_t row = channels % 8 ? channels : n;  // whole bytes only: rows join
+  for (int64_t i = 0; i < n; i += row) {
+    int64_t c = 0;
+#if GEE_VECTOR_BYTES >= 32
+    if constexpr (std::is_same_v<A, float>) {
+      const __m256i select = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+      for (; c + 8 <= row; c += 8, ++bits) {
+        const __m256i bit = _mm256_and_si256(_mm256_set1_epi32(*bits), select);
+        const __m256 set = _mm256_castsi256_ps(_mm256_cmpeq_epi32(bit, select));
+        _mm256_storeu_ps(out + i + c, _mm256_and_ps(set, _mm256_set1_ps(1)));
+      }
+    }
+#endif
+    for (; c + 8 <= row; c += 8, ++bits)
+      for (int k = 0; k < 8; ++k) out[i + c + k] = A((*bits >> k) & 1);
+    if (c < row) {
+      for (int k = 0; c + k < row; ++k) out[i + c + k] = A((*bits >> k) & 1);
+      ++bits;
+    }
   }
 }
 
 template <typename A> inline void pack_fired(const A* h, A threshold, int64_t n, int64_t channels, uint8_t* bits) {
-  const int64_t row = channels % 8 ? channels : n;  // whole bytes only: rows join
+  const int64_t row = channels % 8 ? channels : n;
   for (int64_t i = 0; i < n; i += row) {
     int64_t c = 0;
     for (; c + 8 <= row; c += 8) *bits++ = fired8(h + i + c, threshold);
@@ -74,98 +81,106 @@ template <typename A> inline void pack_fired(const A* h, A threshold, int64_t n,
 }
 
 template <typename A>
-inline void count_fired(const A* __restrict h, A threshold, int64_t n, int64_t period, int32_t* __restrict counts) {
-  for (int64_t i = 0; i < n; i += period) {
-    const int64_t m = std::min(period, n - i);
-    for (int64_t c = 0; c < m; ++c) counts[c] += h[i + c] >= threshold ? 1 : 0;
-  }
+inline void count_fired(const A* __restrict h, A threshold, int64_t n, int32_t* __restrict counts) {
+  for (int64_t i = 0; i < n; ++i) counts[i] += h[i] >= threshold ? 1 : 0;
 }
 
-// The input current of step t.
+// One step: x_t (and the residual) to H_t in h, and V_{t-1} to V_t in v. scratch: 2 n.
 template <typename T, typename A>
-inline void current(const BatchNormInputs<T>& in, const BatchNormVectors<A>& v, int64_t t, int64_t n, A* y, A* scratch) {
-  normalise(in.x + t * in.step, n, v.period, v.mean, v.scale, v.bias, y, scratch);
-  if (in.residual_bits) add_bits(in.residual_bits + t * in.bits_step, n, v.channels, y);
-  else if (in.residual) add_row(in.residual + t * in.step, n, y, scratch);
+inline void advance_normalised(const Neuron<A>& p, const BatchNormInputs<T>& in, const BatchNormVectors<A>& vectors,
+                               int64_t t, int64_t n, A* v, A* h, A* scratch) {
+  const A* x = read_row(in.x + t * in.step, n, scratch);
+  const A* residual = nullptr;
+  if (in.residual_bits) {
+    unpack_rows(in.residual_bits + t * in.bits_step, n, vectors.channels, scratch + n);
+    residual = scratch + n;
+  } else if (in.residual) residual = read_row(in.residual + t * in.step, n, scratch + n);
+  const A *mean = vectors.mean, *scale = vectors.scale, *bias = vectors.bias;
+  with_switches(p, [&](auto decay, auto hard, auto divide) {
+    for (int64_t i = 0; i < n; i += vectors.period) {
+      const int64_t m = std::min(vectors.period, n - i);
+      if (residual)
+        normalise_advance_row<decay, hard, divide, true>(p, x + i, residual + i, mean, scale, bias, m, v + i, h + i);
+      else
+        normalise_advance_row<decay, hard, divide, false>(p, x + i, x + i, mean, scale, bias, m, v + i, h + i);
+    }
+  });
 }
 
 // ---- forward ----
 
 // spikes, bits: at step 0, like in. counts: [steps, period], added to. scratch: 4 n.
 template <typename T, typename A>
-void forward_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, int64_t steps, int64_t n,
-                 T* spikes, uint8_t* bits, int32_t* counts, A* scratch) {
-  A *y = scratch, *h = scratch + n, *v = scratch + 2 * n, *row = scratch + 3 * n;
+void forward_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, int64_t steps,
+                 int64_t n, T* spikes, uint8_t* bits, int32_t* counts, A* scratch) {
+  A *h = scratch, *v = scratch + n;
   std::fill_n(v, n, p.rest);
   for (int64_t t = 0; t < steps; ++t) {
-    current(in, vectors, t, n, y, row);
-    advance(p, y, n, v, h);
+    advance_normalised(p, in, vectors, t, n, v, h, scratch + 2 * n);
     fire(h, p.threshold, n, spikes + t * in.step);
     pack_fired(h, p.threshold, n, vectors.channels, bits + t * in.bits_step);
-    count_fired(h, p.threshold, n, vectors.period, counts + t * vectors.period);
+    for (int64_t i = 0; i < n; i += vectors.period)
+      count_fired(h + i, p.threshold, std::min(vectors.period, n - i), counts + t * vectors.period);
   }
 }
 
 // ---- backward ----
 
-// Calls use(t, dy [n]) for the gradient to the input current of every step, last step first.
-// scratch: (steps + 3) n.
+// Calls use(t, x_t, dy) for the gradient dy [n] to the input current of every step, last step first.
+// scratch: (steps + 4) n.
 template <typename T, typename A, typename F>
-inline void current_gradients(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, const T* grad,
-                              int64_t steps, int64_t n, A* scratch, const F& use) {
-  A *row = scratch, *v = scratch + n, *y = scratch + 2 * n, *h = scratch + 3 * n;
+inline void current_gradients(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in,
+                              const T* grad, int64_t steps, int64_t n, A* scratch, const F& use) {
+  A *row = scratch, *v = scratch + 2 * n, *dy = scratch + 3 * n, *h = scratch + 4 * n;
   std::fill_n(v, n, p.rest);
-  for (int64_t t = 0; t < steps; ++t) {
-    current(in, vectors, t, n, y, row);
-    advance(p, y, n, v, h + t * n);
-  }
-  A *grad_v = v, *dy = y;
+  for (int64_t t = 0; t < steps; ++t) advance_normalised(p, in, vectors, t, n, v, h + t * n, row);
+  A* grad_v = v;
   std::fill_n(grad_v, n, A(0));
   for (int64_t t = steps - 1; t >= 0; --t) {
     retreat(p, h + t * n, read_row(grad + t * in.step, n, row), n, grad_v, dy);
-    use(t, dy);
+    use(t, read_row(in.x + t * in.step, n, row), dy);
+  }
+}
+
+template <typename A>
+inline void reduce_period(const A* __restrict x, const A* __restrict dy, const A* __restrict mean, int64_t n,
+                          A* __restrict first, A* __restrict second) {
+  for (int64_t c = 0; c < n; ++c) {
+    first[c] += dy[c];
+    second[c] += dy[c] * (x[c] - mean[c]);
   }
 }
 
 // The first pass: adds sum(dy) and sum(dy (x - mean)) to sums [2, period]. scratch: (steps + 4) n + 2 period.
 template <typename T, typename A>
-void reduce_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, const T* grad, int64_t steps,
-                int64_t n, double* __restrict sums, A* scratch) {
+void reduce_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, const T* grad,
+                int64_t steps, int64_t n, double* __restrict sums, A* scratch) {
   const int64_t period = vectors.period;
-  A *__restrict first = scratch, *__restrict second = scratch + period, *row = scratch + 2 * period;
+  A *first = scratch, *second = scratch + period;
   std::fill_n(first, 2 * period, A(0));
-  current_gradients(p, vectors, in, grad, steps, n, row + n, [&](int64_t t, const A* dy) {
-    const A* values = read_row(in.x + t * in.step, n, row);
-    const A* __restrict mean = vectors.mean;
-    for (int64_t i = 0; i < n; i += period) {
-      const int64_t m = std::min(period, n - i);
-      const A *__restrict d = dy + i, *__restrict x = values + i;
-      for (int64_t c = 0; c < m; ++c) {
-        first[c] += d[c];
-        second[c] += d[c] * (x[c] - mean[c]);
-      }
-    }
+  current_gradients(p, vectors, in, grad, steps, n, scratch + 2 * period, [&](int64_t, const A* x, const A* dy) {
+    for (int64_t i = 0; i < n; i += period)
+      reduce_period(x + i, dy + i, vectors.mean, std::min(period, n - i), first, second);
   });
   for (int64_t c = 0; c < 2 * period; ++c) sums[c] += first[c];
+}
+
+template <typename A>
+inline void finish_period(const A* __restrict x, const A* __restrict mean, const A* __restrict scale,
+                          const A* __restrict offset, const A* __restrict slope, int64_t n, A* __restrict dy) {
+  for (int64_t c = 0; c < n; ++c) dy[c] = scale[c] * (dy[c] - offset[c] - (x[c] - mean[c]) * slope[c]);
 }
 
 // The second pass: dx = scale (dy - offset - (x - mean) slope), and dy itself to grad_residual unless null.
 // offset, slope: [period]. scratch: (steps + 4) n.
 template <typename T, typename A>
-void backward_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, const T* grad, int64_t steps,
-                  int64_t n, const A* offset, const A* slope, T* grad_x, T* grad_residual, A* scratch) {
+void backward_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, const T* grad,
+                  int64_t steps, int64_t n, const A* offset, const A* slope, T* grad_x, T* grad_residual, A* scratch) {
   const int64_t period = vectors.period;
-  A* row = scratch;
-  current_gradients(p, vectors, in, grad, steps, n, scratch + n, [&](int64_t t, A* dy) {
+  current_gradients(p, vectors, in, grad, steps, n, scratch, [&](int64_t t, const A* x, A* dy) {
     if (grad_residual) store_row(dy, n, grad_residual + t * in.step);
-    const A* values = read_row(in.x + t * in.step, n, row);
-    const A *__restrict mean = vectors.mean, *__restrict scale = vectors.scale;
-    for (int64_t i = 0; i < n; i += period) {
-      const int64_t m = std::min(period, n - i);
-      A* d = dy + i;
-      const A* x = values + i;
-      for (int64_t c = 0; c < m; ++c) d[c] = scale[c] * (d[c] - offset[c] - (x[c] - mean[c]) * slope[c]);
-    }
+    for (int64_t i = 0; i < n; i += period)
+      finish_period(x + i, vectors.mean, vectors.scale, offset, slope, std::min(period, n - i), dy + i);
     store_row(dy, n, grad_x + t * in.step);
   });
 }

@@ -11,7 +11,7 @@ template <typename T, typename A> inline void load_row(const T* __restrict in, i
     for (int64_t i = 0; i < n; ++i) out[i] = std::bit_cast<float>(uint32_t(in[i].x) << 16);
   } else if constexpr (std::is_same_v<T, Half>) {
     int64_t i = 0;
-#if defined(__F16C__)
+#if GEE_VECTOR_BYTES >= 32
     for (; i + 8 <= n; i += 8)
       _mm256_storeu_ps(out + i, _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(in + i))));
 #endif
@@ -40,7 +40,7 @@ template <typename T, typename A> inline void store_row(const A* __restrict in, 
     }
   } else if constexpr (std::is_same_v<T, Half>) {
     int64_t i = 0;
-#if defined(__F16C__)
+#if GEE_VECTOR_BYTES >= 32
     for (; i + 8 <= n; i += 8)
       _mm_storeu_si128(reinterpret_cast<__m128i*>(out + i),
                        _mm256_cvtps_ph(_mm256_loadu_ps(in + i), _MM_FROUND_TO_NEAREST_INT));
@@ -53,30 +53,41 @@ template <typename T, typename A> inline void store_row(const A* __restrict in, 
 
 // ---- forward ----
 
-template <bool kDecayInput, bool kHard, bool kDivide, typename A>
-inline void advance_row(const Neuron<A>& p, const A* __restrict x, int64_t n, A* __restrict v, A* __restrict h) {
-  const A tau = p.tau, leak = p.leak, rest = p.rest, threshold = p.threshold;
-  for (int64_t i = 0; i < n; ++i) {
-    const A drive = kDecayInput ? x[i] - (v[i] - rest) : v[i] - rest;
-    const A change = kDivide ? drive / tau : drive * leak;
-    const A charged = kDecayInput ? v[i] + change : v[i] - change + x[i];
-    const A after = kHard ? rest : charged - threshold;
-    h[i] = charged;
-    v[i] = charged >= threshold ? after : charged;
-  }
+// H_t from V_{t-1} and x_t.
+template <bool kDecayInput, bool kDivide, typename A> inline A charge(const Neuron<A>& p, A v, A x) {
+  const A drive = kDecayInput ? x - (v - p.rest) : v - p.rest;
+  const A change = kDivide ? drive / p.tau : drive * p.leak;
+  return kDecayInput ? v + change : v - change + x;
 }
 
-template <bool kDivide, typename A>
-inline void advance_with(const Neuron<A>& p, const A* x, int64_t n, A* v, A* h) {
-  if (p.decay_input)
-    p.hard ? advance_row<true, true, kDivide>(p, x, n, v, h) : advance_row<true, false, kDivide>(p, x, n, v, h);
-  else
-    p.hard ? advance_row<false, true, kDivide>(p, x, n, v, h) : advance_row<false, false, kDivide>(p, x, n, v, h);
+// V_t from H_t.
+template <bool kHard, typename A> inline A reset(const Neuron<A>& p, A h) {
+  const A after = kHard ? p.rest : h - p.threshold;
+  return h >= p.threshold ? after : h;
+}
+
+// Calls f with the neuron's switches as constants: decay_input, hard, divide.
+template <typename A, typename F> inline void with_switches(const Neuron<A>& p, const F& f) {
+  const auto divide = [&](auto decay, auto hard) {
+    p.divide ? f(decay, hard, std::true_type{}) : f(decay, hard, std::false_type{});
+  };
+  const auto hard = [&](auto decay) {
+    p.hard ? divide(decay, std::true_type{}) : divide(decay, std::false_type{});
+  };
+  p.decay_input ? hard(std::true_type{}) : hard(std::false_type{});
+}
+
+template <bool kDecayInput, bool kHard, bool kDivide, typename A>
+inline void advance_row(const Neuron<A> p, const A* __restrict x, int64_t n, A* __restrict v, A* __restrict h) {
+  for (int64_t i = 0; i < n; ++i) {
+    h[i] = charge<kDecayInput, kDivide>(p, v[i], x[i]);
+    v[i] = reset<kHard>(p, h[i]);
+  }
 }
 
 // One step: V_{t-1} in v and x_t give H_t in h and V_t in v.
 template <typename A> inline void advance(const Neuron<A>& p, const A* x, int64_t n, A* v, A* h) {
-  p.divide ? advance_with<true>(p, x, n, v, h) : advance_with<false>(p, x, n, v, h);
+  with_switches(p, [&](auto decay, auto hard, auto divide) { advance_row<decay, hard, divide>(p, x, n, v, h); });
 }
 
 // s = 1[h >= threshold]
@@ -93,7 +104,7 @@ inline void fire(const A* __restrict h, A threshold, int64_t n, T* __restrict s)
 
 // Eight spikes in a byte, the first in bit 0.
 inline uint8_t fired8(const float* h, float threshold) {
-#if defined(__AVX2__)
+#if GEE_VECTOR_BYTES >= 32
   return uint8_t(_mm256_movemask_ps(_mm256_cmp_ps(_mm256_loadu_ps(h), _mm256_set1_ps(threshold), _CMP_GE_OQ)));
 #elif defined(__SSE2__)
   const __m128 t = _mm_set1_ps(threshold);
@@ -149,7 +160,7 @@ template <Surrogate kSurrogate, typename A> inline A surrogate_derivative(A d, A
 }
 
 template <Surrogate kSurrogate, bool kHard, bool kDetach, typename A>
-inline void retreat_row(const Neuron<A>& p, const A* __restrict h, const A* __restrict grad_spikes, int64_t n,
+inline void retreat_row(const Neuron<A> p, const A* __restrict h, const A* __restrict grad_spikes, int64_t n,
                         A* __restrict grad_v, A* __restrict grad_x) {
   const A threshold = p.threshold, rest = p.rest, input = p.input, keep = p.keep, alpha = p.alpha;
   for (int64_t i = 0; i < n; ++i) {
