@@ -24,7 +24,7 @@ DEVICE_PLANS = {
 NOMINAL_IMAGES = 128
 
 # Picoseconds of one operation of each kind (see `operations`), by device, direction and plan.
-# cpu: `python -m gee_kernels.genetic_conv2d.calibrate` on one core of an AMD EPYC (Zen 4, AVX-512); ratios are
+# cpu: `python -m gee_kernels.genetic_conv2d.calibrate`, one core of an AMD EPYC (Zen 4, AVX-512); ratios are
 # what matters. cuda: not measured; every multiplication counts the same.
 COSTS: dict[str, dict[str, dict[str, dict[str, float]]]] = {
     "cpu": {
