@@ -1,6 +1,11 @@
 """`pytest` runs the tests, `pytest --benchmark` the speed comparisons in bench/."""
 
+import os
+
 import pytest
+
+# Before torch is imported: threads that wait shall sleep. Spinning, they slow a busy machine tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

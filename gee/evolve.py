@@ -1,8 +1,12 @@
 """`python -m gee.evolve`: evolve, train and measure a network."""
 
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+
+# Before torch is imported: threads that wait shall sleep. Spinning, they slow a busy machine tenfold.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 from gee import config as configuration
 

@@ -164,6 +164,7 @@ def _work(connection: Connection, problem: bytes, threads: int, gpu: str | None)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the driver, which decides
     threading.Thread(target=_end_with_driver, daemon=True).start()
     os.environ["OMP_NUM_THREADS"] = str(threads)
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # many processes on few cores: waiting must not spin
     if gpu is not None:
         os.environ["CUDA_VISIBLE_DEVICES"] = gpu
     evaluate: Evaluate = pickle.loads(problem)

@@ -4,14 +4,17 @@ import builtins
 import os
 import signal
 import sys
+from dataclasses import replace
 
 import pytest
 
+from gee.search import SearchConfig, evolve
 from gee.search.errors import MissingExtraError, SearchError
 from gee.search.executor import InProcess, Policy
 from gee.search.loop import search
 from gee.search.ray_executor import RayExecutor
 from gee.search.run_directory import RunDirectory
+from gee.training import ModelConfig, TrainConfig
 
 from .search_problem import SETTINGS, Bowl, Cube, outcome_of
 
@@ -106,6 +109,24 @@ def test_a_node_killed_in_the_middle_of_a_generation_changes_nothing(cluster, tm
     assert len(lost) == 1
     assert result == undisturbed
     assert lost[0] in {event.task.name for event in events if event.kind == "retried"}
+
+
+def test_real_candidates_are_the_same_on_ray_and_in_this_process(cluster, tmp_path):
+    config = SearchConfig(
+        generations=1,
+        population=2,
+        candidate_epochs=1,
+        workers=0,
+        tensorboard="off",
+        progress=False,
+        device="cpu",
+        network=ModelConfig(genes=3, width=0.25, time_steps=2),
+        training=TrainConfig(epochs=1, batch_size=256),
+    )
+    here = evolve(replace(config, run_dir=tmp_path / "here"))
+    there = evolve(replace(config, executor="ray", run_dir=tmp_path / "there"))
+    assert outcome_of(tmp_path / "here") == outcome_of(tmp_path / "there")
+    assert here.accuracy == there.accuracy
 
 
 def test_a_candidate_too_large_for_every_node_is_refused(cluster):
