@@ -51,12 +51,12 @@ def test_any_number_of_workers_gives_the_same_candidates(tmp_path, undisturbed, 
 
 def test_dead_and_hanging_workers_are_replaced_and_their_candidates_retried(tmp_path, undisturbed):
     evaluate = Bowl({(0, 1): "kill", (1, 0): "hang", (2, 3): "kill", (2, 4): "oom once"}, tmp_path)
-    result, events = run_search(tmp_path, 2, evaluate, Policy(timeout=1.0, on_oom="retry"))
+    result, events = run_search(tmp_path, 2, evaluate, Policy(timeout=3.0, on_oom="retry"))
     assert result == undisturbed
     retried = {event.task.name: event.detail for event in events if event.kind == "retried"}
     assert retried == {
         "candidate 0.1": "worker died (SIGKILL)",
-        "candidate 1.0": "took longer than 1 s",
+        "candidate 1.0": "took longer than 3 s",
         "candidate 2.3": "worker died (SIGKILL)",
         "candidate 2.4": "out of memory, runs again alone",
     }
