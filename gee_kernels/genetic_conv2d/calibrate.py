@@ -84,8 +84,10 @@ def main() -> None:
         for which, plan, function in calls(shape, density):
             if plan != "event" and density != DENSITIES[-1]:
                 continue  # a dense plan's time does not depend on it
-            counts = planning.operations(which, plan, shape)
-            counts = {kind: count * (density if kind == "event" else 1) for kind, count in counts.items()}
+            counts = {
+                kind: count * (density if kind == "event" else 1.0)
+                for kind, count in planning.operations(which, plan, shape).items()
+            }
             measured.setdefault((which, plan), []).append((counts, timed(function, repeats)))
     costs: dict[str, dict[str, dict[str, float]]] = {}
     for (which, plan), samples in measured.items():
