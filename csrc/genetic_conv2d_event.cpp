@@ -64,7 +64,6 @@ EventConvolution<T>::EventConvolution(const conv::Shape& shape, const conv::Inpu
   // half = interaction post^T, by blocks: what remains of decoding is one product, pre half.
   const int64_t genes = shape.genes, taps = shape.taps();
   half_ = Scratch<T>(blocks() * taps * genes * kBlock);
-  slab_ = Scratch<T>(taps * kSlabChannels * kBlock);
   parallel_for(0, blocks() * taps, 1, [&](int64_t begin, int64_t end) {
     Scratch<T> columns(genes * kBlock);
     for (int64_t i = begin; i < end; ++i) {
@@ -79,8 +78,14 @@ EventConvolution<T>::EventConvolution(const conv::Shape& shape, const conv::Inpu
   });
 }
 
-template <typename T> void EventConvolution<T>::run(int64_t block, T* out, int64_t out_stride) {
+template <typename T> bool EventConvolution<T>::blocks_apart() const {
+  const int64_t threads = torch::stable::get_num_threads();
+  return (blocks() % threads == 0 || blocks() >= 4 * threads) && 2 * threads <= blocks() * slabs_;
+}
+
+template <typename T> void EventConvolution<T>::run(int64_t block, T* out, int64_t out_stride) const {
   const int64_t taps = shape_.taps(), genes = shape_.genes, columns = width(block);
+  const Scratch<T> slab_rows(taps * kSlabChannels * columns);
   for (int64_t slab = 0; slab < slabs_; ++slab) {
     const int64_t first = slab * kSlabChannels, inputs = std::min(kSlabChannels, shape_.c_in - first);
     const int64_t tasks = (inputs + kRowsPerTask - 1) / kRowsPerTask;
@@ -90,11 +95,11 @@ template <typename T> void EventConvolution<T>::run(int64_t block, T* out, int64
         GEE_DISPATCH(gemm<T>, std::min(kRowsPerTask, inputs - row), columns / kLine, genes,
                      codes_.pre + (tap * shape_.c_in + first + row) * genes, genes, 1,
                      half_.get() + (block * taps * kBlock + tap * columns) * genes, columns,
-                     slab_.get() + (tap * kSlabChannels + row) * columns, columns, false);
+                     slab_rows.get() + (tap * kSlabChannels + row) * columns, columns, false);
       }
     });
     const EventGather<T> gather{lists_, slab, shape_.height, shape_.out_height, shape_.out_width, shape_.kernel,
-                                shape_.stride, shape_.padding, slab_.get(), out, out_stride, slab > 0};
+                                shape_.stride, shape_.padding, slab_rows.get(), out, out_stride, slab > 0};
     parallel_for(0, shape_.images * shape_.out_height, 1, [&](int64_t begin, int64_t end) {
       GEE_DISPATCH(gather<T>, gather, columns / kLine, begin, end);
     });
@@ -108,22 +113,23 @@ namespace conv {
 
 template <typename T> void event_forward(const Shape& shape, const Input<T>& x, const Codes<T>& codes, T* y) {
   if (!shape.out_pixels()) return;
-  EventConvolution<T> convolution(shape, x, codes);
-  for (int64_t block = 0; block < convolution.blocks(); ++block) {
+  const EventConvolution<T> convolution(shape, x, codes);
+  const auto run = [&](int64_t block) {
     const int64_t channels = convolution.channels(block), width = convolution.width(block);
     T* out = y + block * convolution.kBlock;
-    if (channels == width) {
-      convolution.run(block, out, shape.c_out);
-      continue;
-    }
+    if (channels == width) return convolution.run(block, out, shape.c_out);
     // Whole lines would spill into the next position.
-    Scratch<T> lines(shape.out_pixels() * width);
+    const Scratch<T> lines(shape.out_pixels() * width);
     convolution.run(block, lines.get(), width);
     parallel_for(0, shape.out_pixels(), 1024, [&](int64_t begin, int64_t end) {
       for (int64_t i = begin; i < end; ++i)
         std::copy_n(lines.get() + i * width, channels, out + i * shape.c_out);
     });
-  }
+  };
+  parallel_for(0, convolution.blocks(), convolution.blocks_apart() ? 1 : convolution.blocks(),
+               [&](int64_t begin, int64_t end) {
+                 for (int64_t block = begin; block < end; ++block) run(block);
+               });
 }
 
 template void event_forward(const Shape&, const Input<float>&, const Codes<float>&, float*);

@@ -1,10 +1,16 @@
 // Event-driven convolution on the CPU: only non-zero inputs are visited.
 //
 // y is made one block of output channels (256 bytes a position) at a time. For a block, slabs of W
-// [taps, kSlabChannels inputs, block] (288 KiB for a 3x3 kernel) are decoded one after the other into scratch,
-// by all threads together; then the threads share the output rows, and every position gathers the slab rows
-// of the events in its receptive field into registers. Memory beyond y: one slab, the half-decoded codes
-// (size of post), and 4 bytes an event (plus its value when x is graded).
+// [taps, kSlabChannels inputs, block] (288 KiB for a 3x3 kernel, so that one stays in a second-level cache) are
+// decoded one after the other, and every position gathers the slab rows of the events in its receptive field into
+// registers: one load and one addition a vector, no store. Threads take blocks of their own, which needs no
+// waiting; where blocks are few, they decode each slab together and then share the output rows. No thread decodes
+// what another one has decoded. Memory beyond y: a slab a thread at most (half of W in all), the half-decoded
+// codes (size of post), and 4 bytes an event (plus its value when x is graded).
+//
+// The floor. An event costs taps * C_out additions, whose rows come from the second-level cache: at 32 bytes a
+// cycle, 8 floats a cycle and core, where a dense convolution does 16 multiply-adds. So density d costs 2 d of a
+// dense convolution at its peak; decoding adds genes / (output positions) of it.
 #pragma once
 
 #include "genetic_conv2d.h"
@@ -62,8 +68,7 @@ template <typename T> struct EventGather {
   bool accumulate;       // add to out rather than overwrite it
 };
 
-// A convolution ready to run block by block: events listed, codes half decoded. Used by event_forward and
-// genetic_conv2d_lif.
+// A convolution ready to run block by block: events listed, codes half decoded.
 template <typename T> class EventConvolution {
  public:
   static constexpr int64_t kLine = 64 / sizeof(T);
@@ -75,11 +80,13 @@ template <typename T> class EventConvolution {
   int64_t channels(int64_t block) const { return std::min(kBlock, shape_.c_out - block * kBlock); }
   // Columns written for a block: its channels rounded up to a line; those beyond are 0.
   int64_t width(int64_t block) const { return (channels(block) + kLine - 1) / kLine * kLine; }
-  int64_t events() const { return count_; }
+
+  // Whether threads should take blocks of their own: they divide evenly, and no more than half of W is held.
+  bool blocks_apart() const;
 
   // out: out_pixels rows of width(block) columns, `out_stride` apart: the output of the block's channels.
-  // Not const: the slab is kept. Runs parallel.
-  void run(int64_t block, T* out, int64_t out_stride);
+  // Runs parallel, unless called in parallel.
+  void run(int64_t block, T* out, int64_t out_stride) const;
 
  private:
   conv::Shape shape_;
@@ -88,7 +95,7 @@ template <typename T> class EventConvolution {
   EventLists<T> lists_;
   Scratch<int64_t> row_begin_;
   Scratch<uint32_t> starts_, events_;
-  Scratch<T> values_, half_, slab_;  // half: [blocks][taps, genes, width], interaction post^T
+  Scratch<T> values_, half_;  // half: [blocks][taps, genes, width], interaction post^T
 };
 
 }  // namespace gee
