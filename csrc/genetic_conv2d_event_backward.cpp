@@ -46,8 +46,11 @@ namespace {
 using torch::stable::parallel_for;
 
 constexpr int64_t kTilePositions = 640;  // 40 KiB a line of channels: lists of some length matter more than the last hit
-constexpr int64_t kPackedBytes = 4 << 20;
+constexpr int64_t kPackedBytes = 8 << 20;
+constexpr int64_t kSlabBytes = 2 << 20;
 constexpr int64_t kRowsPerTask = 24;     // rows of a product that a thread computes at least
+
+int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 GradTiles tile(const Shape& s) {
   GradTiles t{.height = s.height, .width = s.width, .out_height = s.out_height, .out_width = s.out_width,
@@ -58,7 +61,7 @@ GradTiles tile(const Shape& s) {
   t.padded_width = (s.width - 1 + s.padding) / s.stride - t.first + 1 + t.halo;
   t.stack = s.images * t.padded_height;
   t.rows = std::clamp<int64_t>(kTilePositions / t.padded_width - t.halo, 1, std::max<int64_t>(1, t.stack));
-  t.count = (t.stack + t.rows - 1) / t.rows;
+  t.count = ceil_div(t.stack, t.rows);
   STD_TORCH_CHECK((t.rows + t.halo) * t.padded_width <= 65536, "plan event takes rows of at most ",
                   65536 / (1 + t.halo) - t.halo, " pixels, got ", s.width);
   return t;
@@ -86,7 +89,7 @@ template <typename T>
 void event_grad_codes(const Shape& shape, const Input<T>& x, const T* grad, const Codes<T>& codes, T* from_post,
                       T* from_pre) {
   constexpr int64_t kLine = EventConvolution<T>::kLine, kBlock = EventConvolution<T>::kBlock;
-  const int64_t taps = shape.taps(), genes = shape.genes, padded = (genes + kLine - 1) / kLine * kLine;
+  const int64_t taps = shape.taps(), genes = shape.genes, padded = ceil_div(genes, kLine) * kLine;
   if (!shape.out_pixels()) {
     if (from_post) std::fill_n(from_post, taps * shape.c_in * genes, T(0));
     if (from_pre) std::fill_n(from_pre, taps * shape.c_out * genes, T(0));
@@ -122,16 +125,20 @@ void event_grad_codes(const Shape& shape, const Input<T>& x, const T* grad, cons
   const Scratch<T> pre = pad_genes(from_pre ? codes.pre : nullptr, from_pre ? taps * shape.c_in : 0, genes, padded);
   const Scratch<T> post = pad_genes(from_post ? codes.post : nullptr, from_post ? taps * shape.c_out : 0, genes, padded);
   Scratch<T> sum_post(from_post ? taps * shape.c_in * padded : 0), sum_pre(from_pre ? taps * shape.c_out * padded : 0);
-  // The gradient is packed for some tiles at a time, so that it is still in a cache when it is read.
-  const int64_t row_size = tiles.padded_width * kLine;
-  const int64_t round = std::clamp<int64_t>(
-      kPackedBytes / int64_t(kBlockLines * tiles.rows * row_size * sizeof(T)), 1, tiles.count);
+  // Some blocks of outputs are taken together, so that threads seldom wait: no more than half of dW, nor more than
+  // the caches hold. The gradient is packed for some tiles at a time, so that it is still in a cache when read.
+  const int64_t blocks = ceil_div(shape.c_out, kBlock), slabs = ceil_div(shape.c_in, kSlabChannels);
+  const int64_t row_size = tiles.padded_width * kLine, tile_bytes = kBlockLines * tiles.rows * row_size * sizeof(T);
+  const int64_t slab_size = kSlabChannels * taps * kBlock;
+  const int64_t most = std::min({kPackedBytes / (tiles.count * tile_bytes), blocks * slabs / 2,
+                                 kSlabBytes / (slab_size * int64_t(sizeof(T)))});
+  const int64_t together = ceil_div(blocks, ceil_div(blocks, std::clamp<int64_t>(most, 1, blocks)));
+  const int64_t round = std::clamp<int64_t>(kPackedBytes / (together * tile_bytes), 1, tiles.count);
   const int64_t line_size = (round * tiles.rows + tiles.halo) * row_size;
-  Scratch<T> packed(kBlockLines * line_size);
-  Scratch<T> weight(kSlabChannels * taps * kBlock);
+  const Scratch<T> packed(together * kBlockLines * line_size), weight(together * slab_size);
 
-  for (int64_t first_out = 0; first_out < shape.c_out; first_out += kBlock) {
-    const int64_t outputs = std::min(kBlock, shape.c_out - first_out), lines = (outputs + kLine - 1) / kLine;
+  for (int64_t first_out = 0; first_out < shape.c_out; first_out += together * kBlock) {
+    const int64_t outputs = std::min(together * kBlock, shape.c_out - first_out), lines = ceil_div(outputs, kLine);
     for (int64_t first_in = 0; first_in < shape.c_in; first_in += kSlabChannels) {
       const int64_t inputs = std::min(kSlabChannels, shape.c_in - first_in);
       for (int64_t first_tile = 0; first_tile < tiles.count; first_tile += round) {
@@ -147,31 +154,36 @@ void event_grad_codes(const Shape& shape, const Input<T>& x, const T* grad, cons
         parallel_for(0, lines * inputs, 1, [&](int64_t begin, int64_t end) {
           for (int64_t i = begin; i < end;) {
             const int64_t line = i / inputs, c = i % inputs, channels = std::min(inputs - c, end - i);
+            T* to = weight.get() + line / kBlockLines * slab_size + line % kBlockLines * kLine;
             GEE_DISPATCH(scatter<T>, tiles, lists, first_tile, last_tile, packed.get() + line * line_size, first_in, c,
-                         c + channels, weight.get() + line * kLine, kBlock);
+                         c + channels, to, kBlock);
             i += channels;
           }
         });
       }
-      // Contract the slab: sum_post[t, i] += sum_o dW[i, t, o] post[t, o], sum_pre[t, o] += sum_i dW[i, t, o] pre[t, i].
-      const int64_t tasks_post = from_post ? (inputs + kRowsPerTask - 1) / kRowsPerTask : 0;
-      const int64_t tasks_pre = from_pre ? (outputs + kRowsPerTask - 1) / kRowsPerTask : 0;
+      // Contract: sum_post[t, i] += sum_o dW[i, t, o] post[t, o] and sum_pre[t, o] += sum_i dW[i, t, o] pre[t, i].
+      const int64_t tasks_post = from_post ? ceil_div(inputs, kRowsPerTask) : 0;
+      const int64_t block_tasks = ceil_div(kBlock, kRowsPerTask);
+      const int64_t tasks_pre = from_pre ? ceil_div(outputs, kBlock) * block_tasks : 0;
       parallel_for(0, taps * (tasks_post + tasks_pre), 1, [&](int64_t begin, int64_t end) {
         for (int64_t i = begin; i < end; ++i) {
           const int64_t tap = i % taps, task = i / taps;
           if (task < tasks_post) {
             const int64_t row = task * kRowsPerTask;
-            GEE_DISPATCH(gemm<T>, std::min(kRowsPerTask, inputs - row), padded / kLine, outputs,
-                         weight.get() + (row * taps + tap) * kBlock, taps * kBlock, 1,
-                         post.get() + (tap * shape.c_out + first_out) * padded, padded,
-                         sum_post.get() + (tap * shape.c_in + first_in + row) * padded, padded, first_out > 0);
-          } else {
-            const int64_t row = (task - tasks_post) * kRowsPerTask;
-            GEE_DISPATCH(gemm<T>, std::min(kRowsPerTask, outputs - row), padded / kLine, inputs,
-                         weight.get() + tap * kBlock + row, 1, taps * kBlock,
-                         pre.get() + (tap * shape.c_in + first_in) * padded, padded,
-                         sum_pre.get() + (tap * shape.c_out + first_out + row) * padded, padded, first_in > 0);
+            for (int64_t o = 0; o < outputs; o += kBlock)
+              GEE_DISPATCH(gemm<T>, std::min(kRowsPerTask, inputs - row), padded / kLine, std::min(kBlock, outputs - o),
+                           weight.get() + o / kBlock * slab_size + (row * taps + tap) * kBlock, taps * kBlock, 1,
+                           post.get() + (tap * shape.c_out + first_out + o) * padded, padded,
+                           sum_post.get() + (tap * shape.c_in + first_in + row) * padded, padded, first_out + o > 0);
+            continue;
           }
+          const int64_t block = (task - tasks_post) / block_tasks, row = (task - tasks_post) % block_tasks * kRowsPerTask;
+          const int64_t o = block * kBlock + row, rows = std::min({kRowsPerTask, kBlock - row, outputs - o});
+          if (rows > 0)
+            GEE_DISPATCH(gemm<T>, rows, padded / kLine, inputs,
+                         weight.get() + block * slab_size + tap * kBlock + row, 1, taps * kBlock,
+                         pre.get() + (tap * shape.c_in + first_in) * padded, padded,
+                         sum_pre.get() + (tap * shape.c_out + first_out + o) * padded, padded, first_in > 0);
         }
       });
     }
