@@ -36,9 +36,10 @@ def batch_norm_lif(
     the processes, so averaging the gradients of all processes gives the gradient of the mean of their losses.
     """
     if not training:
-        stored = (weight, bias, running_mean, running_var)
-        shared = {"time_steps": time_steps, "training": False, "eps": eps, "backend": backend}
-        return gee_kernels.batch_norm_lif(x, *stored, residual, **shared, **neuron)
+        shared: dict[str, Any] = {"time_steps": time_steps, "training": False, "eps": eps, "backend": backend}
+        return gee_kernels.batch_norm_lif(
+            x, weight, bias, running_mean, running_var, residual, **shared, **neuron
+        )
     dims = (0, 2, 3)
     values = x.to(weight.dtype)
     count = _sum_over_processes(values.new_tensor([values.numel() / values.shape[1]]))
@@ -51,8 +52,8 @@ def batch_norm_lif(
     y = centred * (weight * torch.rsqrt(variance + eps))[:, None, None] + bias[:, None, None]
     y = y if residual is None else y + residual
     y = y.contiguous(memory_format=torch.channels_last)
-    spikes = gee_kernels.lif(y.unflatten(0, (time_steps, -1)), **neuron, backend=backend)
-    spikes = spikes.flatten(0, 1).to(x.dtype)
+    fired: Any = gee_kernels.lif(y.unflatten(0, (time_steps, -1)), **neuron, backend=backend)
+    spikes: Tensor = fired.flatten(0, 1).to(x.dtype)
     counts = spikes.detach().sum((2, 3), dtype=torch.float32).to(torch.int32)
     bits = gee_kernels.pack_spikes(spikes.detach(), backend=backend)
     return gee_kernels.BatchNormLIF(spikes, bits, counts)
