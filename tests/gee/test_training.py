@@ -1,5 +1,6 @@
 """The training loop: it learns, it is deterministic, it continues bit for bit, and it fails loudly."""
 
+import functools
 import math
 import pickle
 
@@ -319,3 +320,14 @@ def test_weights_that_do_not_fit_are_refused(tmp_path):
     write_tensors(tmp_path / "w", model.state_dict(), {"format": "gee weights 99"})
     with pytest.raises(WeightsError, match="must be of format 'gee weights 1', got 'gee weights 99'"):
         load_model(tmp_path / "w")
+
+
+def test_compiled_training_is_the_same_training(data, monkeypatch):
+    """Captured whole and differentiated ahead of time; code generation is torch's own business."""
+    compiled = functools.partial(torch.compile, backend="aot_eager", fullgraph=True)
+    monkeypatch.setattr(torch, "compile", compiled)
+    config = TrainConfig(epochs=1, compile=True)
+    history = list(Trainer(small_model(), data, config).epochs())
+    eager = list(Trainer(small_model(), data, TrainConfig(epochs=1)).epochs())
+    assert history[0].loss == pytest.approx(eager[0].loss, rel=1e-5)
+    assert history[0].evaluation.firing_rates == pytest.approx(eager[0].evaluation.firing_rates, abs=1e-3)
