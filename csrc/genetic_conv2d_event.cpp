@@ -13,6 +13,7 @@ namespace {
 
 using torch::stable::parallel_for;
 
+constexpr int64_t kShares = 64;       // into which the preparations are divided
 constexpr int64_t kRowsPerTask = 24;  // rows of a slab that a thread decodes at least
 
 }  // namespace
@@ -39,16 +40,8 @@ EventConvolution<T>::EventConvolution(const conv::Shape& shape, const conv::Inpu
   const int64_t rows = shape.images * shape.height, width = shape.width;
   const SpikeMasks<T> masks(shape, x);
   lists_ = {.rows = rows, .width = width, .words = masks.words()};
-  Scratch<int64_t> counts(slabs_ * rows);
-  parallel_for(0, rows, 8, [&](int64_t begin, int64_t end) {
-    GEE_DISPATCH(count_spikes, masks.get(), begin, end, rows, width, masks.words(), slabs_, counts.get());
-  });
-
   row_begin_ = Scratch<int64_t>(slabs_ * rows);
-  for (int64_t i = 0; i < slabs_ * rows; ++i) {
-    row_begin_.get()[i] = count_;
-    count_ += counts.get()[i];
-  }
+  count_ = GEE_DISPATCH(count_spikes, masks.get(), rows, width, masks.words(), slabs_, row_begin_.get());
   starts_ = Scratch<uint32_t>(slabs_ * rows * (width + 1));
   events_ = Scratch<uint32_t>(count_);
   if (!x.bits) values_ = Scratch<T>(count_);
@@ -56,24 +49,21 @@ EventConvolution<T>::EventConvolution(const conv::Shape& shape, const conv::Inpu
   lists_.starts = starts_.get();
   lists_.events = events_.get();
   lists_.values = values_.get();
-  parallel_for(0, rows, 4, [&](int64_t begin, int64_t end) {
+  // half = interaction post^T, by blocks: what remains of decoding is one product, pre half. Every share lists the
+  // events of some rows and makes some of half.
+  const int64_t genes = shape.genes, taps = shape.taps(), products = blocks() * taps;
+  half_ = Scratch<T>(products * genes * kBlock);
+  parallel_for(0, kShares, 1, [&](int64_t begin, int64_t end) {
     for (int64_t slab = 0; slab < slabs_; ++slab)
-      GEE_DISPATCH(fill_lists<T>, lists_, slab, begin, end, masks.get(), x.values, shape.c_in);
-  });
-
-  // half = interaction post^T, by blocks: what remains of decoding is one product, pre half.
-  const int64_t genes = shape.genes, taps = shape.taps();
-  half_ = Scratch<T>(blocks() * taps * genes * kBlock);
-  parallel_for(0, blocks() * taps, 1, [&](int64_t begin, int64_t end) {
-    Scratch<T> columns(genes * kBlock);
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t block = i / taps, tap = i % taps;
-      const int64_t columns_width = this->width(block);
+      GEE_DISPATCH(fill_lists<T>, lists_, slab, rows * begin / kShares, rows * end / kShares, masks.get(), x.values,
+                   shape.c_in);
+    const Scratch<T> columns(genes * kBlock);
+    for (int64_t i = products * begin / kShares; i < products * end / kShares; ++i) {
+      const int64_t block = i / taps, tap = i % taps, size = this->width(block);
       const T* post = codes.post + (tap * shape.c_out + block * kBlock) * genes;
-      GEE_DISPATCH(transpose<T>, post, channels(block), genes, columns_width, columns.get());
-      GEE_DISPATCH(gemm<T>, genes, columns_width / kLine, genes, codes.interaction, genes, 1, columns.get(),
-                   columns_width, half_.get() + (block * taps * kBlock + tap * columns_width) * genes, columns_width,
-                   false);
+      GEE_DISPATCH(transpose<T>, post, channels(block), genes, size, columns.get());
+      GEE_DISPATCH(gemm<T>, genes, size / kLine, genes, codes.interaction, genes, 1, columns.get(), size,
+                   half_.get() + (block * taps * kBlock + tap * size) * genes, size, false);
     }
   });
 }

@@ -46,18 +46,20 @@ void collect_masks(const conv::Input<T>& x, int64_t begin, int64_t end, int64_t 
     }
 }
 
-// counts [slabs, rows]: spikes of rows [begin, end).
-inline void count_spikes(const uint64_t* masks, int64_t begin, int64_t end, int64_t rows, int64_t width, int64_t words,
-                         int64_t slabs, int64_t* counts) {
+// row_begin [slabs, rows]: the spikes before each row; returns all. Not worth sharing among threads.
+inline int64_t count_spikes(const uint64_t* masks, int64_t rows, int64_t width, int64_t words, int64_t slabs,
+                            int64_t* row_begin) {
   constexpr int64_t kWords = kSlabChannels / 64;
-  for (int64_t row = begin; row < end; ++row)
-    for (int64_t slab = 0; slab < slabs; ++slab) {
-      int64_t count = 0;
+  int64_t count = 0;
+  for (int64_t slab = 0; slab < slabs; ++slab)
+    for (int64_t row = 0; row < rows; ++row) {
+      row_begin[slab * rows + row] = count;
+      const int64_t last = std::min(words, (slab + 1) * kWords);
       for (int64_t column = 0; column < width; ++column)
-        for (int64_t word = slab * kWords; word < std::min(words, (slab + 1) * kWords); ++word)
+        for (int64_t word = slab * kWords; word < last; ++word)
           count += __builtin_popcountll(masks[(row * width + column) * words + word]);
-      counts[slab * rows + row] = count;
     }
+  return count;
 }
 
 // Rows [begin, end) of the lists of one slab. x: the values, read where values are wanted.
