@@ -38,7 +38,7 @@ class Session:
         self.out, self.dry, self.end = out, dry, time.monotonic() + 60 * minutes
         self.device = "cpu" if dry else "cuda"
         self.dtype = torch.float32 if dry else torch.bfloat16
-        self.rounds = 2 if dry else 11
+        self.rounds, self.warmup = (1, 1) if dry else (11, 2)
         self.found: dict = {"dry_run": dry, "sections": {}, "failures": []}
 
     @property
@@ -159,7 +159,7 @@ def operators(session: Session) -> list[dict]:
             limit = LIMIT[session.dtype] if case.limit is None else case.limit
             if wrong := {n: e for n, e in errors.items() if not e <= limit}:
                 session.fail(name, f"differs from {wrong}, at most {limit} allowed")
-            seconds = alternate(case.run, rounds=session.rounds)
+            seconds = alternate(case.run, rounds=session.rounds, warmup=session.warmup)
             floor = max(case.gigabytes / bandwidth, case.gigaflop / rate)
             rows.append(
                 {
@@ -207,10 +207,10 @@ def networks(session: Session) -> list[dict]:
             step = build(session.device)
             if not session.dry:
                 torch.cuda.reset_peak_memory_stats()
-            losses = [step().item() for _ in range(3)]
+            losses = [step().item() for _ in range(1 if session.dry else 3)]
             if not all(loss == loss and loss < 1e4 for loss in losses):
                 session.fail(name, f"losses {losses}")
-            seconds = alternate({"step": step}, rounds=session.rounds)["step"]
+            seconds = alternate({"step": step}, rounds=session.rounds, warmup=session.warmup)["step"]
             rows.append(
                 {
                     "network": name,

@@ -13,7 +13,7 @@ def contestants(dry: bool) -> Iterator[tuple[str, int, Callable[[str], Step]]]:
     """(name, batch, build): build(device) makes the network and returns its training step."""
     name, genes, batch, options = "resnet19", 100, 128, {}
     if dry:
-        name, genes, batch, options = "digitsnet", 3, 2, {"in_channels": 1, "time_steps": 2, "width": 0.125}
+        name, genes, batch, options = "digitsnet", 3, 1, {"in_channels": 1, "time_steps": 2, "width": 0.125}
     variants = {
         "gee": {"genes": genes},
         "gee as a CUDA graph": {"genes": genes, "graph": True},
