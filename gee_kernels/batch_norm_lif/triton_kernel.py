@@ -198,8 +198,8 @@ def batch_norm_lif_backward_kernel(
                 )
                 b_h = charge(b_y, b_v, inv_tau, rest, DECAY_INPUT)
                 b_v = reset(b_h, fire(b_h, v_threshold), v_threshold, rest, SOFT_RESET)
-                h = h + (b_h,)  # noqa: RUF005  (Triton has no starred tuples)
-                centred = centred + (b_centred,)  # noqa: RUF005
+                h = h + (b_h,)  # type: ignore[assignment]  # noqa: RUF005  (Triton: no starred tuples)
+                centred = centred + (b_centred,)  # type: ignore[assignment]  # noqa: RUF005
             for k in tl.static_range(STEPS - 1, -1, -1):
                 t = first + k
                 m_row = m_m & (tl.full((BLOCK_R,), t, tl.int32) < T)

@@ -177,7 +177,7 @@ def lif_backward_kernel(
             ).to(tl.float32)
             b_h = charge(b_x, b_v, inv_tau, rest, DECAY_INPUT)
             b_v = reset(b_h, fire(b_h, v_threshold), v_threshold, rest, SOFT_RESET)
-            h = h + (b_h,)  # noqa: RUF005  (Triton has no starred tuples)
+            h = h + (b_h,)  # type: ignore[assignment]  # noqa: RUF005  (Triton: no starred tuples)
         for k in tl.static_range(STEPS - 1, -1, -1):
             t = first + k
             o_x = t.to(tl.int64) * n + o_n
