@@ -70,6 +70,7 @@ def decode_weight(pre: Tensor, interaction: Tensor, post: Tensor) -> Tensor:
         BO=block_out,
         num_warps=4,
         num_stages=3,
+        enable_fp_fusion=True,
     )
     return weight
 

@@ -1,6 +1,7 @@
 """Gradients of the codes, contracted in gene space: dL/dW exists as tiles in registers, or not at all.
 
-    from_post[t, i, v] = sum_o dW[o, i, t] post[o, v, t]        from_pre[t, o, u] = sum_i dW[o, i, t] pre[i, u, t]
+    from_post[t, i, v] = sum_o dW[o, i, t] post[o, v, t]
+    from_pre [t, o, u] = sum_i dW[o, i, t] pre[i, u, t]
     dW[o, i, t] = sum_r grad[r, o] x[r(t), i]      r: pixels of the result, r(t): the pixel that tap t reads
 
 Plan `reconstruct` sums a tile of dW over rows and contracts it, once, with the codes of its channels. Plan
@@ -101,7 +102,9 @@ def codes_reconstruct_kernel(
         if WANT_FROM_POST:
             post = load_code(p_post, tap, tile_out * BO, gene, C_OUT, BO, GP, BG).to(tl.float32)
             from_post = dot(total, post, tl.zeros([BI, BG], tl.float32), CONTRACTION)
-            store_partial(p_from_post, from_post, split * TILES_OUT + tile_out, tap, K * K, C_IN, GP, o_in, o_g)
+            store_partial(
+                p_from_post, from_post, split * TILES_OUT + tile_out, tap, K * K, C_IN, GP, o_in, o_g
+            )
         if WANT_FROM_PRE:
             pre = load_code(p_pre, tap, tile_in * BI, gene, C_IN, BI, GP, BG).to(tl.float32)
             from_pre = dot(tl.trans(total), pre, tl.zeros([BO, BG], tl.float32), CONTRACTION)
@@ -164,7 +167,7 @@ def codes_gene_kernel(
 
 
 def _splits(rows: int, tiles: int, block_rows: int) -> tuple[int, int]:
-    """How many parts the rows are split into to occupy the chip with `tiles` programs each, and rows per part."""
+    """Into how many parts, of `tiles` programs each, the rows are split to fill the chip; rows per part."""
     splits = max(1, min(triton.cdiv(PROGRAMS, tiles), rows // (8 * block_rows)))
     per_split = triton.cdiv(triton.cdiv(rows, splits), block_rows) * block_rows
     return triton.cdiv(rows, per_split), per_split
@@ -186,7 +189,9 @@ def contract(
     want_from_post: bool,
     want_from_pre: bool,
     plan: str,
-) -> tuple[Tensor, Tensor]:  # from_post [K*K, C_in, g], from_pre [K*K, C_out, g] float32; [0] where not wanted
+) -> tuple[
+    Tensor, Tensor
+]:  # from_post [K*K, C_in, g], from_pre [K*K, C_out, g] float32; [0] where not wanted
     n, c_out, out_height, out_width = grad.shape
     c_in, genes, kernel = pre.shape[0], pre.shape[1], pre.shape[-1]
     rows, taps = n * out_height * out_width, kernel * kernel
@@ -233,8 +238,12 @@ def _contract_reconstruct(grad, source, pre, post, rows, wanted, geometry, wide)
     block_in, block_out = max(16, block(c_in, limit)), max(16, block(c_out, limit))
     tiles_in, tiles_out = triton.cdiv(c_in, block_in), triton.cdiv(c_out, block_out)
     splits, rows_per_split = _splits(rows, taps * tiles_in * tiles_out, geometry["BM"])
-    from_post = grad.new_empty((splits * tiles_out if wanted[0] else 0, taps, c_in, padded), dtype=torch.float32)
-    from_pre = grad.new_empty((splits * tiles_in if wanted[1] else 0, taps, c_out, padded), dtype=torch.float32)
+    from_post = grad.new_empty(
+        (splits * tiles_out if wanted[0] else 0, taps, c_in, padded), dtype=torch.float32
+    )
+    from_pre = grad.new_empty(
+        (splits * tiles_in if wanted[1] else 0, taps, c_out, padded), dtype=torch.float32
+    )
     codes_reconstruct_kernel[taps * tiles_in * tiles_out, splits](
         p_grad=grad,
         p_x=source,
@@ -254,6 +263,7 @@ def _contract_reconstruct(grad, source, pre, post, rows, wanted, geometry, wide)
         **geometry,
         num_warps=8 if block_in * block_out > 64 * 64 else 4,
         num_stages=3,
+        enable_fp_fusion=True,
     )
     return from_post, from_pre
 
@@ -287,6 +297,7 @@ def _contract_gene(grad, source, pre, post, rows, wanted, geometry, wide) -> tup
                 **geometry,
                 num_warps=8 if block_other > 64 else 4,
                 num_stages=2,
+                enable_fp_fusion=True,
             )
         found.append(out)
     return found[0], found[1]

@@ -1,4 +1,4 @@
-"""y and the gradient to x: the genetic convolution and its transpose, which are one kernel (triton_tiles.py)."""
+"""y and the gradient to x: the convolution and its transpose, which are one kernel (see triton_tiles.py)."""
 
 import torch
 import triton
@@ -9,14 +9,15 @@ from gee_kernels.genetic_conv2d.triton_host import block_channels, channels_last
 from gee_kernels.genetic_conv2d.triton_tiles import convolve, result_pixels
 
 
-@triton.jit(do_not_specialize=["n_images", "channels"])
+@triton.jit(do_not_specialize=["n_images", "channels", "groups"])
 def convolution_kernel(
     p_x,  # [N, SH, SW, C1], or bits [N, SH, SW, ceil(C1 / 8)]
     p_first,  # [taps, C1, gp]
     p_second,  # [taps, C2, gp]
     p_y,  # [N, DH, DW, C2]
     n_images,
-    channels,  # C1
+    channels,  # C1, and GROUPS
+    groups,
     C1: tl.constexpr,
     C2: tl.constexpr,
     SH: tl.constexpr,
@@ -45,7 +46,7 @@ def convolution_kernel(
     image, height, width, class_h, class_w = result_pixels(rows, tl.program_id(1), DH, DW, STRIDE, TRANSPOSED)
     valid = image < n_images
     y = convolve(
-        p_x, p_first, p_second, image, height, width, valid, class_h, class_w, column, channels,
+        p_x, p_first, p_second, image, height, width, valid, class_h, class_w, column, channels, groups,
         C1, C2, SH, SW, K, STRIDE, PADDING, TRANSPOSED, BITS, GENE, GROUPS, G0, G1, G2, PRECISION, BM, BN, BC,
     )  # fmt: skip
     if TRANSPOSED:
@@ -60,30 +61,56 @@ def _config(rows: int, columns: int, warps: int, stages: int) -> triton.Config:
     return triton.Config({"BM": rows, "BN": columns}, num_warps=warps, num_stages=stages)
 
 
-# (storage, plan) -> configurations, the first of them fit for any number of channels.
-CONFIGS = {
-    (16, "gene"): [_config(128, 64, 4, 3), _config(128, 128, 8, 3), _config(128, 256, 8, 2)],
-    (16, "reconstruct"): [_config(128, 64, 4, 3), _config(128, 128, 8, 3), _config(256, 128, 8, 2)],
-    (32, "gene"): [_config(64, 32, 4, 2)],
-    (32, "reconstruct"): [_config(64, 32, 4, 2)],
+# Configurations for 16-bit storage, from sm_90 on and before, by plan; the first fits any number of channels.
+# Chosen so that nothing spills (`python -m bench.compile_kernels`); not measured.
+HOPPER = {
+    "gene": [_config(128, 64, 8, 3), _config(128, 128, 8, 3), _config(128, 256, 8, 2)],
+    "reconstruct": [_config(128, 64, 8, 3), _config(128, 128, 8, 2), _config(256, 64, 8, 2)],
 }
+AMPERE = {
+    "gene": [_config(128, 64, 8, 3), _config(64, 256, 8, 2)],
+    "reconstruct": [_config(128, 64, 8, 3)],
+}
+FLOAT32 = _config(64, 64, 8, 2)
 INTERPRETED = _config(32, 32, 1, 1)
 
 
+def configurations(dtype: torch.dtype, gene: bool, columns: int) -> list[triton.Config]:
+    """Those of this storage, plan and chip whose column tile is not mostly padding."""
+    if triton.knobs.runtime.interpret:
+        return [INTERPRETED]
+    if dtype == torch.float32:
+        return [FLOAT32]
+    hopper = triton.runtime.driver.active.get_current_target().arch >= 90
+    fits = (HOPPER if hopper else AMPERE)["gene" if gene else "reconstruct"]
+    return [c for c in fits if c is fits[0] or c.kwargs["BN"] < 2 * columns]
+
+
 def prune(configs: list[triton.Config], positional: dict, **arguments) -> list[triton.Config]:
-    """The configurations of this call's storage and plan whose column tile is not mostly padding."""
-    storage = arguments["p_first"].dtype.itemsize * 8
-    fits = CONFIGS[max(storage, 16), "gene" if arguments["GENE"] else "reconstruct"]
-    return [c for c in fits if c is fits[0] or c.kwargs["BN"] < 2 * arguments["C2"]]
+    return configurations(arguments["p_first"].dtype, arguments["GENE"], arguments["C2"])
 
 
-tuned = triton.autotune(
-    configs=[INTERPRETED] if triton.knobs.runtime.interpret else sum(CONFIGS.values(), []),
-    key=["C1", "C2", "SH", "SW", "STRIDE", "TRANSPOSED", "BITS", "GENE", "G0", "G1", "G2", "PRECISION"],
+EVERY = [c for table in (HOPPER, AMPERE) for configs in table.values() for c in configs] + [FLOAT32]
+_convolution = triton.autotune(
+    configs=[INTERPRETED] if triton.knobs.runtime.interpret else EVERY,
+    key=[
+        "C1",
+        "C2",
+        "SH",
+        "SW",
+        "STRIDE",
+        "TRANSPOSED",
+        "BITS",
+        "GENE",
+        "GROUPS",
+        "G0",
+        "G1",
+        "G2",
+        "PRECISION",
+    ],
     prune_configs_by={"early_config_prune": prune},
     cache_results=True,
-)
-_convolution = tuned(convolution_kernel)
+)(convolution_kernel)
 
 
 def convolve_images(
@@ -118,6 +145,7 @@ def convolve_images(
         p_y=y,
         n_images=x.shape[0],
         channels=first.shape[1],
+        groups=chunks["GROUPS"],
         C1=first.shape[1],
         C2=second.shape[1],
         SH=x.shape[2],
@@ -133,5 +161,6 @@ def convolve_images(
         PRECISION=precision(x.dtype),
         BC=block_channels(first.shape[1], x.dtype),
         **chunks,
+        enable_fp_fusion=True,
     )
     return y

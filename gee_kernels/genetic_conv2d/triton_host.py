@@ -7,16 +7,18 @@ from torch import Tensor
 from gee_kernels._triton import block
 
 MAX_GENES = {"gene": 128, "reconstruct": 256}  # of one pass: what registers, or shared memory, hold of a tap
+MAX_GENES_FLOAT32 = {"gene": 32, "reconstruct": 16}
 
 
-def gene_chunks(genes: int, plan: str) -> dict[str, int]:
+def gene_chunks(genes: int, plan: str, dtype: torch.dtype) -> dict[str, int]:
     """How `genes` are cut: GROUPS passes of chunks G0 > G1 > G2 (0: none), powers of two of at least 16."""
-    groups = triton.cdiv(genes, MAX_GENES[plan])
+    limit = (MAX_GENES_FLOAT32 if dtype == torch.float32 else MAX_GENES)[plan]
+    groups = triton.cdiv(genes, limit)
     units = triton.cdiv(triton.cdiv(genes, groups), 16)
-    while units.bit_count() > 3:
+    while units.bit_count() > (3 if groups == 1 or plan == "gene" else 1):
         units += 1
     chunks = [16 << i for i in range(5) if units >> i & 1]
-    g0, g1, g2 = (chunks[::-1] + [0, 0])[:3]
+    g0, g1, g2 = [*chunks[::-1], 0, 0][:3]
     return {"GROUPS": groups, "G0": g0, "G1": g1, "G2": g2}
 
 
@@ -60,5 +62,5 @@ def precision(dtype: torch.dtype) -> str:
 
 
 def block_channels(channels: int, dtype: torch.dtype) -> int:
-    """Channels contracted at a time: as many as there are, from 16 to 64 (float32: 32)."""
-    return max(16, block(channels, 32 if dtype == torch.float32 else 64))
+    """Channels contracted at a time: as many as there are, from 16 to 64 (float32: 16)."""
+    return max(16, block(channels, 16 if dtype == torch.float32 else 64))

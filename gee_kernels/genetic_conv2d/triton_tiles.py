@@ -1,20 +1,23 @@
 """What every Triton kernel of the genetic convolution shares: where a row reads, and one tile of the product.
 
-A convolution and its transpose are the same gather. A *row* is one pixel of the result; at step (a, b) of its
-taps it reads the source pixel `origin + SIGN * (a, b)` and the codes of tap `(first + a * STEP, first + b * STEP)`:
+A convolution and its transpose are the same gather. A *row* is one pixel of the result; at step s of its taps
+(along height, and likewise along width) it reads the source pixel `origin + SIGN s` and the codes of tap
+`first + STEP s`:
 
-    forward       origin = row * stride - padding                    SIGN = +1, STEP = 1,      first = 0
-    transposed    origin = (row + padding - first) / stride          SIGN = -1, STEP = stride, first = (row + padding) % stride
+    forward       origin = row * stride - padding              SIGN = +1   STEP = 1        first = 0
+    transposed    origin = (row + padding - first) / stride    SIGN = -1   STEP = stride
+                  first = (row + padding) % stride
 
 Transposed rows are taken class by class of (row % stride), so that all rows of a tile share their taps and
 none is visited in vain. Channels lie innermost everywhere; pixels are counted in 32 bits, addresses in 64.
 
-The codes come as two factors, padded with zero genes to gp = GROUPS * (G0 + G1 + G2), a multiple of 16:
+The codes come as two factors, padded with zero genes to gp = GROUPS * (G0 + G1 + G2):
 
     first   [taps, C1, gp]    pre                   (transposed: the half-decoded interaction x post)
     second  [taps, C2, gp]    interaction x post    (transposed: pre)
 
-Chunks G0 > G1 > G2 are powers of two (a tensor core's tile must be), so 100 genes cost 64 + 32 + 16 = 112, not 128.
+Chunks G0 > G1 > G2 are powers of two (a tensor core's tile must be), so 100 genes cost
+64 + 32 + 16 = 112, not 128.
 """
 
 import triton
@@ -101,7 +104,8 @@ def convolve(
     class_h,
     class_w,
     column,  # first of the BN channels of the result
-    channels,  # C1 again, at run time: a loop of known length is unrolled until registers spill
+    channels,  # C1 and GROUPS again, at run time: a loop of known length is unrolled until registers spill
+    groups,
     C1: tl.constexpr,
     C2: tl.constexpr,
     SH: tl.constexpr,  # height and width of the source
@@ -128,6 +132,7 @@ def convolve(
     """
     dtype: tl.constexpr = p_first.dtype.element_ty
     GP: tl.constexpr = GROUPS * (G0 + G1 + G2)
+    PASSES: tl.constexpr = GROUPS if GENE else 1
     SIGN: tl.constexpr = -1 if TRANSPOSED else 1
     STEP: tl.constexpr = STRIDE if TRANSPOSED else 1
     if TRANSPOSED:
@@ -144,11 +149,8 @@ def convolve(
         taps = K * K
     image = image * (SH * SW)
 
-    if GENE:
-        y = tl.zeros([BM, BN], tl.float32)
-    else:
-        y = tl.zeros([BN, BM], tl.float32)
-    for step in range(GROUPS * taps):
+    y = tl.zeros([BM, BN] if GENE else [BN, BM], tl.float32)
+    for step in range(PASSES * taps):
         gene = step // taps * (G0 + G1 + G2)
         a, b = step % taps // taps_w, step % taps % taps_w
         tap = (first_h + a * STEP) * K + first_w + b * STEP
@@ -178,22 +180,31 @@ def convolve(
             if G2 > 0:
                 q2 = load_code(p_second, tap, column, gene + G0 + G1, C2, BN, GP, G2)
                 y = dot(z2.to(dtype), tl.trans(q2), y, PRECISION)
-        else:
-            q0 = load_code(p_second, tap, column, gene, C2, BN, GP, G0)
+        elif GROUPS == 1:  # the code of the result's channels is loaded once per tap
+            q0 = load_code(p_second, tap, column, 0, C2, BN, GP, G0)
             if G1 > 0:
-                q1 = load_code(p_second, tap, column, gene + G0, C2, BN, GP, G1)
+                q1 = load_code(p_second, tap, column, G0, C2, BN, GP, G1)
             if G2 > 0:
-                q2 = load_code(p_second, tap, column, gene + G0 + G1, C2, BN, GP, G2)
+                q2 = load_code(p_second, tap, column, G0 + G1, C2, BN, GP, G2)
             for c in range(0, channels, BC):
                 x = load_pixels(p_x, pixels, inside, c, C1, BC, BITS, dtype)
-                e0 = load_code(p_first, tap, c, gene, C1, BC, GP, G0)
+                e0 = load_code(p_first, tap, c, 0, C1, BC, GP, G0)
                 weight = dot(q0, tl.trans(e0), tl.zeros([BN, BC], tl.float32), PRECISION)
                 if G1 > 0:
-                    e1 = load_code(p_first, tap, c, gene + G0, C1, BC, GP, G1)
+                    e1 = load_code(p_first, tap, c, G0, C1, BC, GP, G1)
                     weight = dot(q1, tl.trans(e1), weight, PRECISION)
                 if G2 > 0:
-                    e2 = load_code(p_first, tap, c, gene + G0 + G1, C1, BC, GP, G2)
+                    e2 = load_code(p_first, tap, c, G0 + G1, C1, BC, GP, G2)
                     weight = dot(q2, tl.trans(e2), weight, PRECISION)
+                y = dot(weight.to(dtype), tl.trans(x), y, PRECISION)
+        else:
+            for c in range(0, channels, BC):
+                weight = tl.zeros([BN, BC], tl.float32)
+                for group in range(groups):
+                    q0 = load_code(p_second, tap, column, group * G0, C2, BN, GP, G0)
+                    e0 = load_code(p_first, tap, c, group * G0, C1, BC, GP, G0)
+                    weight = dot(q0, tl.trans(e0), weight, PRECISION)
+                x = load_pixels(p_x, pixels, inside, c, C1, BC, BITS, dtype)
                 y = dot(weight.to(dtype), tl.trans(x), y, PRECISION)
     if not GENE:
         y = tl.trans(y)
