@@ -25,7 +25,7 @@ NOMINAL_IMAGES = 128
 
 # Picoseconds of one operation of each kind (see `operations`), by device, direction and plan.
 # cpu: `python -m gee_kernels.genetic_conv2d.calibrate`, one core of an AMD EPYC (Zen 4, AVX-512); ratios are
-# what matters. cuda: not measured; every multiplication counts the same.
+# what matters. cuda: not measured; every multiplication of a tensor core counts the same.
 COSTS: dict[str, dict[str, dict[str, dict[str, float]]]] = {
     "cpu": {
         "forward": {
@@ -44,7 +44,7 @@ COSTS: dict[str, dict[str, dict[str, dict[str, float]]]] = {
         },
     },
     "cuda": {
-        direction: {plan: {"product": 1.0, "code": 1.0} for plan in ("reconstruct", "gene")}
+        direction: {"reconstruct": {"product": 1.0, "tile": 1.0}, "gene": {"product": 1.0}}
         for direction in DIRECTIONS
     },
 }
@@ -93,6 +93,7 @@ def operations(which: str, plan: str, shape: Shape) -> dict[str, int]:
 
     product: multiplications that touch every position.  event: those of the non-zero inputs.  code: those
     among codes alone (decoding W or contracting dW), shared by all images.  value: inputs and outputs passed.
+    tile: those of decoding W anew for every 256 positions, as on the GPU, where tiles share nothing.
     """
     taps, c_in, c_out, g = shape.kernel**2, shape.c_in, shape.c_out, shape.genes
     dense = shape.positions * taps * c_in * c_out
@@ -110,7 +111,7 @@ def operations(which: str, plan: str, shape: Shape) -> dict[str, int]:
         )
     if plan == "event":
         return {"event": dense, "code": code, "value": value}
-    return {"product": dense, "code": code}
+    return {"product": dense, "code": code, "tile": 0 if which == "grad_codes" else dense * g // 256}
 
 
 def predict(which: str, plan: str, shape: Shape, device: str, density: float = 1.0) -> float:

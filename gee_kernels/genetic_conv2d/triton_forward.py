@@ -75,19 +75,22 @@ FLOAT32 = _config(64, 64, 8, 2)
 INTERPRETED = _config(32, 32, 1, 1)
 
 
-def configurations(dtype: torch.dtype, gene: bool, columns: int) -> list[triton.Config]:
-    """Those of this storage, plan and chip whose column tile is not mostly padding."""
+def configurations(dtype: torch.dtype, gene: bool, columns: int, genes: int) -> list[triton.Config]:
+    """Those of this storage, plan and chip whose column tile is not mostly padding; `genes` of one pass."""
     if triton.knobs.runtime.interpret:
         return [INTERPRETED]
     if dtype == torch.float32:
         return [FLOAT32]
     hopper = triton.runtime.driver.active.get_current_target().arch >= 90
     fits = (HOPPER if hopper else AMPERE)["gene" if gene else "reconstruct"]
-    return [c for c in fits if c is fits[0] or c.kwargs["BN"] < 2 * columns]
+    fits = [c for c in fits if c is fits[0] or c.kwargs["BN"] < 2 * columns]
+    # Plan gene keeps z [BM, genes] and y [BM, BN] in registers at once.
+    return [c for c in fits if not gene or c.kwargs["BN"] + genes <= 368]
 
 
 def prune(configs: list[triton.Config], positional: dict, **arguments) -> list[triton.Config]:
-    return configurations(arguments["p_first"].dtype, arguments["GENE"], arguments["C2"])
+    genes = arguments["G0"] + arguments["G1"] + arguments["G2"]
+    return configurations(arguments["p_first"].dtype, arguments["GENE"], arguments["C2"], genes)
 
 
 EVERY = [c for table in (HOPPER, AMPERE) for configs in table.values() for c in configs] + [FLOAT32]

@@ -133,9 +133,10 @@ def genetic_conv2d_lif_kernel(
                 )
 
 
-def _tile(dtype: torch.dtype, time_steps: int, pixels: int) -> dict[str, int]:
-    """STEPS x IMAGES x PIXELS rows, and columns."""
-    rows, columns = (64, 32) if dtype == torch.float32 else (128, 64)
+def _tile(dtype: torch.dtype, plan: str, time_steps: int, pixels: int) -> dict[str, int]:
+    """STEPS x IMAGES x PIXELS rows, and columns: many rows where they share the decoding of W."""
+    rows = 64 if plan == "gene" or dtype == torch.float32 else 128
+    columns = 32 if dtype == torch.float32 else 64
     if triton.knobs.runtime.interpret:
         rows, columns = 32, 32
     steps = min(4, triton.next_power_of_2(time_steps))
@@ -173,7 +174,7 @@ def genetic_conv2d_lif(
         return spikes, out_bits, counts
     chunks = gene_chunks(genes, plan, x.dtype)
     padded = padded_genes(chunks)
-    tile = _tile(x.dtype, time_steps, height * width)
+    tile = _tile(x.dtype, plan, time_steps, height * width)
     batch = x.shape[0] // time_steps
     tiles = triton.cdiv(height * width, tile["PIXELS"]) * triton.cdiv(batch, tile["IMAGES"])
     genetic_conv2d_lif_kernel[(tiles * triton.cdiv(c_out, tile["BN"]),)](

@@ -51,6 +51,7 @@ def test_operations_are_counted_exactly():
     assert planning.operations("forward", "reconstruct", shape) == {
         "product": 24 * 9 * 5 * 3,
         "code": 9 * 4 * 5 * 3 + 9 * 4 * 4 * 3,
+        "tile": 24 * 9 * 5 * 3 * 4 // 256,
     }
     assert planning.operations("forward", "gene", shape)["product"] == 24 * 9 * 4 * (5 + 3)
     assert planning.operations("grad_codes", "gene", shape)["product"] == 2 * 24 * 9 * 4 * (5 + 3)

@@ -110,9 +110,10 @@ def test_empty_batch(triton_device):
     assert [list(t.shape) for t in out] == [[0, 4, 3, 3], [0, 3, 3, 1], [0, 4]]
 
 
+@pytest.mark.filterwarnings("ignore:invalid value:RuntimeWarning")
 def test_extreme_values(triton_device):
     tensors, (scale, shift) = make(2, 1, 2, 3, 2, 2, 2, torch.float32, triton_device)
     shift[:] = torch.tensor([float("inf"), float("-inf"), float("nan")])
     out = genetic_conv2d_lif(*tensors, scale, shift, time_steps=2, plan="gene")
-    assert out.counts.tolist() == [[4, 0, 0]] * 2 or out.counts[0].tolist() == [4, 0, 0]
+    assert out.counts[0].tolist() == [4, 0, 0]
     assert torch.equal(out.bits, pack_spikes(out.spikes, backend="reference"))
