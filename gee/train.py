@@ -91,7 +91,7 @@ def run(config: Config) -> Path:
             if config.progress:
                 parameters = sum(parameter.numel() for parameter in model.parameters())
                 print(f"{config.network.model}: {parameters / 1e6:.4f} M parameters; {run_dir}")
-                print(f"{data.name}: {data.train_size:,} training images; held out: {data.note}")
+                print(f"{data.name}: {data.train_size:,} training images; evaluated on {data.note}")
         evaluation = train(
             model,
             data,
