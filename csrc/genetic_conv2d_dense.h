@@ -1,7 +1,9 @@
 // What the two dense plans share: aligned scratch, panels of the codes, and products over positions.
 #pragma once
 
+#if defined(__x86_64__)
 #include <immintrin.h>
+#endif
 
 #include <memory>
 #include <new>

@@ -125,7 +125,10 @@ def choose(which: str, shape: Shape, device: str) -> tuple[str, float]:
     """The cheapest dense plan, and the density of the input under which "event" is cheaper (0: never)."""
     device = device if device in COSTS else "cuda"
     dense = [plan for plan in COSTS[device][which] if plan != "event"]
-    best = min(dense, key=lambda plan: predict(which, plan, shape, device))
+    best = dense[0]
+    for plan in dense[1:]:  # spelled out for torch.compile, which traces it
+        if predict(which, plan, shape, device) < predict(which, best, shape, device):
+            best = plan
     if "event" not in COSTS[device][which]:
         return best, 0.0
     at_zero, at_one = (predict(which, "event", shape, device, density) for density in (0.0, 1.0))
