@@ -198,14 +198,20 @@ def contract(
     wanted = (want_from_post, want_from_pre)
     shapes = ((taps, c_in, genes), (taps, c_out, genes))
     if rows == 0:
-        return tuple(
+        from_post, from_pre = (
             grad.new_zeros(s if w else 0, dtype=torch.float32) for s, w in zip(shapes, wanted, strict=True)
         )
-    height, width = x.shape[2:] if x is not None else bits.shape[1:3]
+        return from_post, from_pre
+    if bits is not None:
+        height, width = bits.shape[1:3]
+        source = bits.contiguous()
+    else:
+        assert x is not None  # op.py gives one of the two
+        height, width = x.shape[2:]
+        source = channels_last(x)
     wide = grad.dtype == torch.float32
     padded = triton.cdiv(genes, GENES) * GENES
     grad = channels_last(grad)
-    source = channels_last(x) if bits is None else bits.contiguous()
     geometry = {
         "SH": height,
         "SW": width,
@@ -226,10 +232,11 @@ def contract(
         parts = _contract_gene(*operands, rows, wanted, geometry, wide)
     else:
         parts = _contract_reconstruct(*operands, rows, wanted, geometry, wide)
-    return tuple(
+    from_post, from_pre = (
         _sum(p, genes) if w else grad.new_empty(0, dtype=torch.float32)
         for p, w in zip(parts, wanted, strict=True)
     )
+    return from_post, from_pre
 
 
 def _contract_reconstruct(grad, source, pre, post, rows, wanted, geometry, wide) -> tuple[Tensor, Tensor]:

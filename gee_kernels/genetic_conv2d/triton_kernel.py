@@ -1,6 +1,6 @@
 """The genetic convolution on the GPU: launchers of the operators that op.py declares."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -97,7 +97,7 @@ def launches() -> Iterator[Launch]:
         grad = meta(128, 512, 8, 8, dtype=dtype, channels_last=True)
         bits = meta(128, 16, 16, 32, dtype=torch.uint8)
         codes = tuple(meta(*s, dtype=dtype) for s in ((256, genes, 3, 3), (genes, genes), (512, genes, 3, 3)))
-        calls = {
+        calls: dict[str, tuple[Callable, tuple]] = {
             "bits": (genetic_conv2d, (x, *codes, bits, 2, 1, plan, -1.0)),
             "values": (genetic_conv2d, (x, *codes, None, 2, 1, plan, -1.0)),
             "grad_x": (genetic_conv2d_grad_x, (grad, *codes, 16, 16, 2, 1, plan)),
