@@ -115,7 +115,8 @@ template <typename T, typename A> void statistics(const Shape& shape, const T* x
     return;
   }
   const auto shift = repeated<A>(shape, [&](int64_t c) { return A(x[c]); });
-  const auto sums = sum_tasks<A>(shape, divide_up(count, shape.task), 3 * shape.period, [&](int64_t i, double* out, A* scratch) {
+  const int64_t tasks = divide_up(count, shape.task);
+  const auto sums = sum_tasks<A>(shape, tasks, 3 * shape.period, [&](int64_t i, double* out, A* scratch) {
     const int64_t begin = i * shape.task, n = std::min(shape.task, count - begin) * channels;
     GEE_DISPATCH(add_moments, x + begin * channels, n, shape.period, shift.data(), out, scratch);
   });
@@ -192,8 +193,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> batch_norm_lif(
   Tensor spikes = empty_channels_last(x);
   Tensor bits = torch::stable::new_empty(x, {packed.data(), packed.size()}, ScalarType::Byte);
   Tensor counts = torch::stable::new_zeros(x, {shape.images, shape.channels}, ScalarType::Int);
-  Tensor mean = given_mean ? torch::stable::clone(torch::stable::contiguous(*given_mean)) : torch::stable::empty_like(weight);
-  Tensor var = given_var ? torch::stable::clone(torch::stable::contiguous(*given_var)) : torch::stable::empty_like(weight);
+  const auto own = [&](const std::optional<Tensor>& given) {
+    return given ? torch::stable::clone(torch::stable::contiguous(*given)) : torch::stable::empty_like(weight);
+  };
+  Tensor mean = own(given_mean), var = own(given_var);
   dispatch_floating(x, "x", [&](auto zero) {
     using T = decltype(zero);
     using A = accumulate_t<T>;
@@ -258,7 +261,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> batch_norm_lif_backward(
     const auto neuron = options.as<A>();
     const auto vectors = in.vectors();
     const int64_t channels = shape.channels, period = shape.period, tasks = divide_up(in.rows, shape.task);
-    const int64_t scratch_size = (steps + 4) * shape.row * channels + 2 * period;
+    const int64_t scratch_size = (steps + 5) * shape.row * channels + 2 * period;
     // f(row, n) for the rows of a task, n values each
     const auto for_rows = [&](int64_t task, const auto& f) {
       const int64_t end = std::min(in.rows, (task + 1) * shape.task);

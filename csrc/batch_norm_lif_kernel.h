@@ -81,20 +81,19 @@ template <typename A> inline void pack_fired(const A* h, A threshold, int64_t n,
 }
 
 template <typename A>
-inline void count_fired(const A* __restrict h, A threshold, int64_t n, int32_t* __restrict counts) {
+inline void count_row(const A* __restrict h, A threshold, int64_t n, int32_t* __restrict counts) {
   for (int64_t i = 0; i < n; ++i) counts[i] += h[i] >= threshold ? 1 : 0;
 }
 
-// One step: x_t (and the residual) to H_t in h, and V_{t-1} to V_t in v. scratch: 2 n.
-template <typename T, typename A>
-inline void advance_normalised(const Neuron<A>& p, const BatchNormInputs<T>& in, const BatchNormVectors<A>& vectors,
-                               int64_t t, int64_t n, A* v, A* h, A* scratch) {
-  const A* x = read_row(in.x + t * in.step, n, scratch);
-  const A* residual = nullptr;
-  if (in.residual_bits) {
-    unpack_rows(in.residual_bits + t * in.bits_step, n, vectors.channels, scratch + n);
-    residual = scratch + n;
-  } else if (in.residual) residual = read_row(in.residual + t * in.step, n, scratch + n);
+template <typename A>
+inline void count_fired(const A* h, A threshold, int64_t n, int64_t period, int32_t* counts) {
+  for (int64_t i = 0; i < n; i += period) count_row(h + i, threshold, std::min(period, n - i), counts);
+}
+
+// One step: x_t and the residual (or null) to H_t in h, and V_{t-1} to V_t in v.
+template <typename A>
+inline void normalise_advance(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const A* x, const A* residual,
+                              int64_t n, A* v, A* h) {
   const A *mean = vectors.mean, *scale = vectors.scale, *bias = vectors.bias;
   with_switches(p, [&](auto decay, auto hard, auto divide) {
     for (int64_t i = 0; i < n; i += vectors.period) {
@@ -107,6 +106,22 @@ inline void advance_normalised(const Neuron<A>& p, const BatchNormInputs<T>& in,
   });
 }
 
+// The same from memory. scratch: 2 n.
+template <typename T, typename A>
+inline void advance_inputs(const Neuron<A>& p, const BatchNormInputs<T>& in, const BatchNormVectors<A>& vectors,
+                           int64_t t, int64_t steps, int64_t n, A* v, A* h, A* scratch) {
+  prefetch_next(in.x, in.step, t, steps, n);
+  const A* residual = nullptr;
+  if (in.residual_bits) {
+    unpack_rows(in.residual_bits + t * in.bits_step, n, vectors.channels, scratch + n);
+    residual = scratch + n;
+  } else if (in.residual) {
+    prefetch_next(in.residual, in.step, t, steps, n);
+    residual = read_row(in.residual + t * in.step, n, scratch + n);
+  }
+  normalise_advance(p, vectors, read_row(in.x + t * in.step, n, scratch), residual, n, v, h);
+}
+
 // ---- forward ----
 
 // spikes, bits: at step 0, like in. counts: [steps, period], added to. scratch: 4 n.
@@ -116,11 +131,10 @@ void forward_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const B
   A *h = scratch, *v = scratch + n;
   std::fill_n(v, n, p.rest);
   for (int64_t t = 0; t < steps; ++t) {
-    advance_normalised(p, in, vectors, t, n, v, h, scratch + 2 * n);
+    advance_inputs(p, in, vectors, t, steps, n, v, h, scratch + 2 * n);
     fire(h, p.threshold, n, spikes + t * in.step);
     pack_fired(h, p.threshold, n, vectors.channels, bits + t * in.bits_step);
-    for (int64_t i = 0; i < n; i += vectors.period)
-      count_fired(h + i, p.threshold, std::min(vectors.period, n - i), counts + t * vectors.period);
+    count_fired(h, p.threshold, n, vectors.period, counts + t * vectors.period);
   }
 }
 
@@ -133,7 +147,10 @@ inline void current_gradients(const Neuron<A>& p, const BatchNormVectors<A>& vec
                               const T* grad, int64_t steps, int64_t n, A* scratch, const F& use) {
   A *row = scratch, *v = scratch + 2 * n, *dy = scratch + 3 * n, *h = scratch + 4 * n;
   std::fill_n(v, n, p.rest);
-  for (int64_t t = 0; t < steps; ++t) advance_normalised(p, in, vectors, t, n, v, h + t * n, row);
+  for (int64_t t = 0; t < steps; ++t) {
+    prefetch_row(grad + t * in.step, n);
+    advance_inputs(p, in, vectors, t, steps, n, v, h + t * n, row);
+  }
   A* grad_v = v;
   std::fill_n(grad_v, n, A(0));
   for (int64_t t = steps - 1; t >= 0; --t) {
@@ -167,20 +184,23 @@ void reduce_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const Ba
 
 template <typename A>
 inline void finish_period(const A* __restrict x, const A* __restrict mean, const A* __restrict scale,
-                          const A* __restrict offset, const A* __restrict slope, int64_t n, A* __restrict dy) {
-  for (int64_t c = 0; c < n; ++c) dy[c] = scale[c] * (dy[c] - offset[c] - (x[c] - mean[c]) * slope[c]);
+                          const A* __restrict offset, const A* __restrict slope, const A* __restrict dy, int64_t n,
+                          A* __restrict dx) {
+  for (int64_t c = 0; c < n; ++c) dx[c] = scale[c] * (dy[c] - offset[c] - (x[c] - mean[c]) * slope[c]);
 }
 
 // The second pass: dx = scale (dy - offset - (x - mean) slope), and dy itself to grad_residual unless null.
-// offset, slope: [period]. scratch: (steps + 4) n.
+// offset, slope: [period]. scratch: (steps + 5) n.
 template <typename T, typename A>
 void backward_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const BatchNormInputs<T>& in, const T* grad,
                   int64_t steps, int64_t n, const A* offset, const A* slope, T* grad_x, T* grad_residual, A* scratch) {
   const int64_t period = vectors.period;
-  current_gradients(p, vectors, in, grad, steps, n, scratch, [&](int64_t t, const A* x, A* dy) {
+  current_gradients(p, vectors, in, grad, steps, n, scratch + n, [&](int64_t t, const A* x, const A* dy) {
     if (grad_residual) store_row(dy, n, grad_residual + t * in.step);
+    A* dx = scratch;
+    if constexpr (std::is_same_v<T, A>) dx = grad_x + t * in.step;
     for (int64_t i = 0; i < n; i += period)
-      finish_period(x + i, vectors.mean, vectors.scale, offset, slope, std::min(period, n - i), dy + i);
-    store_row(dy, n, grad_x + t * in.step);
+      finish_period(x + i, vectors.mean, vectors.scale, offset, slope, dy + i, std::min(period, n - i), dx + i);
+    if constexpr (!std::is_same_v<T, A>) store_row(dx, n, grad_x + t * in.step);
   });
 }

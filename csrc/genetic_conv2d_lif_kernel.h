@@ -2,17 +2,16 @@
 #include "batch_norm_lif_kernel.h"
 
 // n values side by side (whole rows of channels), all steps of them. y steps by y_step, what lies in the caller's
-// tensors by step. counts: [steps, period], added to. scratch: 4 n.
+// tensors by step. counts: [steps, period], added to. scratch: 3 n.
 template <typename T, typename A>
 void neuron_row(const Neuron<A>& p, const BatchNormVectors<A>& vectors, const A* y, int64_t y_step, const T* residual,
                 int64_t step, int64_t bits_step, int64_t steps, int64_t n, T* spikes, uint8_t* bits, int32_t* counts,
                 A* scratch) {
-  A *current = scratch, *h = scratch + n, *v = scratch + 2 * n, *row = scratch + 3 * n;
+  A *h = scratch, *v = scratch + n, *row = scratch + 2 * n;
   std::fill_n(v, n, p.rest);
   for (int64_t t = 0; t < steps; ++t) {
-    normalise(y + t * y_step, n, vectors.period, vectors.mean, vectors.scale, vectors.bias, current, row);
-    if (residual) add_row(residual + t * step, n, current, row);
-    advance(p, current, n, v, h);
+    const A* r = residual ? read_row(residual + t * step, n, row) : nullptr;
+    normalise_advance(p, vectors, y + t * y_step, r, n, v, h);
     fire(h, p.threshold, n, spikes + t * step);
     pack_fired(h, p.threshold, n, vectors.channels, bits + t * bits_step);
     count_fired(h, p.threshold, n, vectors.period, counts + t * vectors.period);

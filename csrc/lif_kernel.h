@@ -11,6 +11,7 @@ void lif_forward(const Neuron<A>& p, const T* x, int64_t x_step, const A* start,
   if (start) std::copy_n(start, n, v);
   else std::fill_n(v, n, p.rest);
   for (int64_t t = 0; t < steps; ++t) {
+    prefetch_next(x, x_step, t, steps, n);
     advance(p, read_row(x + t * x_step, n, current), n, v, h);
     fire(h, p.threshold, n, s + t * s_step);
   }
@@ -26,7 +27,11 @@ void lif_backward(const Neuron<A>& p, const T* grad_s, int64_t grad_step, const 
   A *row = scratch, *v = scratch + n, *out = scratch + 2 * n, *h = scratch + 3 * n;
   if (start) std::copy_n(start, n, v);
   else std::fill_n(v, n, p.rest);
-  for (int64_t t = 0; t < steps; ++t) advance(p, read_row(x + t * x_step, n, row), n, v, h + t * n);
+  for (int64_t t = 0; t < steps; ++t) {
+    prefetch_next(x, x_step, t, steps, n);
+    if (grad_s) prefetch_row(grad_s + t * grad_step, n);
+    advance(p, read_row(x + t * x_step, n, row), n, v, h + t * n);
+  }
   A* grad_v = v;  // the membrane has been recomputed; its row now carries the gradient to it
   if (grad_last) std::copy_n(grad_last, n, grad_v);
   else std::fill_n(grad_v, n, A(0));

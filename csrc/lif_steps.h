@@ -51,6 +51,18 @@ template <typename T, typename A> inline void store_row(const A* __restrict in, 
   }
 }
 
+// Asks for a row before it is needed. Rows are pages apart, so the hardware does not foresee them. Asking for
+// memory behind a tensor's end does no harm.
+template <typename T> inline void prefetch_row(const T* row, int64_t n) {
+  const auto* bytes = reinterpret_cast<const char*>(row);
+  for (int64_t i = 0; i < n * int64_t(sizeof(T)); i += 64) __builtin_prefetch(bytes + i, 0, 2);
+}
+
+// The same for what follows step t of a row: its next step, or step 0 of the next row.
+template <typename T> inline void prefetch_next(const T* row, int64_t step, int64_t t, int64_t steps, int64_t n) {
+  prefetch_row(t + 1 < steps ? row + (t + 1) * step : row + n, n);
+}
+
 // ---- forward ----
 
 // H_t from V_{t-1} and x_t.
