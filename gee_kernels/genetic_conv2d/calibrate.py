@@ -91,7 +91,7 @@ def main() -> None:
             measured.setdefault((which, plan), []).append((counts, timed(function, repeats)))
     costs: dict[str, dict[str, dict[str, float]]] = {}
     for (which, plan), samples in measured.items():
-        kinds = list(samples[0][0])
+        kinds = list(planning.COSTS["cpu"][which][plan])
         values = fit([[counts[kind] for kind in kinds] for counts, _ in samples], [t for _, t in samples])
         costs.setdefault(which, {})[plan] = {
             k: float(f"{v * 1e12:.3g}") for k, v in zip(kinds, values, strict=True)

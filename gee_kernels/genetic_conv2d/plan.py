@@ -29,18 +29,18 @@ NOMINAL_IMAGES = 128
 COSTS: dict[str, dict[str, dict[str, dict[str, float]]]] = {
     "cpu": {
         "forward": {
-            "reconstruct": {"product": 20.7, "code": 12.7},
-            "gene": {"product": 23.5, "code": 0.0},
-            "event": {"event": 36.8, "code": 26.7, "value": 263.0},
+            "reconstruct": {"product": 20.4, "code": 15.7},
+            "gene": {"product": 22.9, "code": 3.34},
+            "event": {"event": 36.6, "code": 24.7, "value": 262.0},
         },
         "grad_x": {
-            "reconstruct": {"product": 21.3, "code": 10.4},
-            "gene": {"product": 23.1, "code": 14.5},
+            "reconstruct": {"product": 21.0, "code": 7.38},
+            "gene": {"product": 22.9, "code": 0.565},
         },
         "grad_codes": {
-            "reconstruct": {"product": 24.0, "code": 21.9},
-            "gene": {"product": 27.8, "code": 0.0},
-            "event": {"event": 25.3, "code": 33.8, "value": 757.0},
+            "reconstruct": {"product": 24.0, "code": 13.4},
+            "gene": {"product": 27.4, "code": 0.0},
+            "event": {"event": 25.8, "code": 32.0, "value": 491.0},
         },
     },
     "cuda": {
