@@ -41,6 +41,7 @@ def interpreted() -> Iterator[None]:
 
     Inputs and allocations stand between guard zones. Memory that a kernel reads outside its inputs, or
     leaves unwritten in its outputs, is NaN (-1 or 255 in integers); a write outside is an error.
+    The interpreter of Triton 3.6 needs numpy < 2.4.
 
     Raises:
         RuntimeError: triton would compile its kernels, because TRITON_INTERPRET is not 1.
