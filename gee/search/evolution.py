@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib
-import importlib.util
 import os
 import time
 from collections.abc import Iterator, Sequence
@@ -14,6 +12,7 @@ from typing import Any
 
 import torch
 
+from gee import report
 from gee.config import load, to_dict
 from gee.models import SpikingNetwork
 from gee.search.candidate import TrainCandidate
@@ -64,10 +63,9 @@ class SearchResult:
         return self.data["energy"]["energy_mj"]
 
     @property
-    def report(self) -> Path | None:
-        """report.html, where it could be written."""
-        path = self.run_dir / "report.html"
-        return path if path.exists() else None
+    def report(self) -> Path:
+        """The page that shows it all."""
+        return self.run_dir / "report.html"
 
     def load_model(self) -> SpikingNetwork:
         """The trained network, on the CPU."""
@@ -84,7 +82,7 @@ class SearchResult:
             f"spikes       {self.spikes:,.0f} per image",
             f"energy       {1e6 * self.energy_mj:,.1f} nJ per image, conventional network "
             f"{1e6 * energy['dense_energy_mj']:,.1f} nJ",
-            f"report       {self.report or self.run_dir / 'result.json'}",
+            f"report       {self.report}",
         ]
         return "\n".join(lines)
 
@@ -123,7 +121,8 @@ def evolve(config: SearchConfig, callbacks: Sequence[Callback] = ()) -> SearchRe
             finished,
         )
         _announce(callbacks, "reporting")
-        _report(run)
+        with explained(run.path):
+            report.write(run.path)
     return result
 
 
@@ -264,11 +263,6 @@ def _train(
             folder.rename(aside)
             run.log(f"{error}; moved to {aside.name}, the full training starts again")
     return network
-
-
-def _report(run: RunDirectory) -> None:
-    if importlib.util.find_spec("gee.report") is not None:
-        importlib.import_module("gee.report").write(run.path)
 
 
 def _announce(callbacks: Sequence[Callback], stage: str) -> None:

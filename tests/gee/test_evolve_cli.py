@@ -71,9 +71,15 @@ def end_of(path: Path):
 
 def test_a_run_leaves_everything_a_report_needs(finished):
     path, result = finished
-    assert {"config.json", "run.json", "candidates.jsonl", "weights.safetensors", "result.json", "train"} <= {
-        file.name for file in path.iterdir()
-    }
+    assert {
+        "config.json",
+        "run.json",
+        "candidates.jsonl",
+        "weights.safetensors",
+        "result.json",
+        "train",
+        "report.html",
+    } <= {file.name for file in path.iterdir()}
     data = json.loads((path / "result.json").read_text())
     confusion = torch.tensor(data["confusion"])
     assert confusion.sum() == data["held_out"] == 360
