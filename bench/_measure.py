@@ -87,10 +87,14 @@ def _synchronize() -> None:
 
 
 class Table:
-    """Rows that end up in one JSON file and one plot, `bench/results/<name>.json` and `.png`."""
+    """Rows that end up in one JSON file and one plot, `bench/results/<name>.json` and `.png`.
 
-    def __init__(self, name: str) -> None:
+    `facts` is written beside the environment: what else was measured of the machine.
+    """
+
+    def __init__(self, name: str, **facts: object) -> None:
         self.name = name
+        self.facts = facts
         self.rows: list[Row] = []
 
     def add(
@@ -142,11 +146,12 @@ class Table:
         if not self.rows:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"environment": environment(), "rows": [asdict(row) for row in self.rows]}
+        content = {"environment": environment() | self.facts, "rows": [asdict(row) for row in self.rows]}
         (folder / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")
-        self._plot(folder / f"{self.name}.png")
+        self.plot(folder / f"{self.name}.png")
 
-    def _plot(self, path: Path) -> None:
+    def plot(self, path: Path) -> None:
+        """Draw every case as bars: one contestant each, with its speed against the baseline."""
         import matplotlib
 
         matplotlib.use("agg")
