@@ -63,15 +63,31 @@ class DataConfig:
     """Folder with the data set's files, as unpacked from the official archives; digits needs none."""
     image_size: int | None = None
     """Resize images to this many pixels a side; None: as they are."""
+    train_images: int | None = None
+    """Train on the first so many images only; None: on all."""
+    test_images: int | None = None
+    """Evaluate on the first so many held-out images only; None: on all."""
 
     def load(self) -> data.Dataset:
         """The data set.
 
         Raises:
-            ValueError: an unknown name or a size out of range.
+            ValueError: an unknown name, a size out of range, or a part of images that are not in memory.
             gee.data.DataError: its files are missing or damaged.
         """
-        return data.load(self.dataset, self.data_dir, image_size=self.image_size)
+        for name in ("train_images", "test_images"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1 or None, got {value}")
+        loaded = data.load(self.dataset, self.data_dir, image_size=self.image_size)
+        if self.train_images is None and self.test_images is None:
+            return loaded
+        if not isinstance(loaded, data.InMemory):
+            raise ValueError(f"train_images and test_images must be None for {loaded.name}, got a number")
+        part = loaded.subset(self.train_images, self.test_images)
+        if part.test_size < loaded.test_size:
+            part.note = f"the first {part.test_size:,} of {loaded.test_size:,} images of {loaded.note}"
+        return part
 
 
 @dataclass
