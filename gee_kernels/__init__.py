@@ -15,6 +15,7 @@ from gee_kernels.genetic_conv2d.op import genetic_conv2d  # noqa: E402
 from gee_kernels.genetic_conv2d.plan import explain_plan  # noqa: E402
 from gee_kernels.genetic_conv2d_lif.op import GeneticConv2dLIF, genetic_conv2d_lif  # noqa: E402
 from gee_kernels.lif.op import lif  # noqa: E402
+from gee_kernels.rdm.op import hamming_log_determinant, spike_overlaps, spike_rdm  # noqa: E402
 from gee_kernels.spikes.op import pack_spikes, unpack_spikes  # noqa: E402
 from gee_kernels.synapses.op import count_synapses  # noqa: E402
 
@@ -27,7 +28,10 @@ __all__ = [
     "explain_plan",
     "genetic_conv2d",
     "genetic_conv2d_lif",
+    "hamming_log_determinant",
     "lif",
     "pack_spikes",
+    "spike_overlaps",
+    "spike_rdm",
     "unpack_spikes",
 ]
