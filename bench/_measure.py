@@ -146,9 +146,23 @@ class Table:
         if not self.rows:
             return
         folder.mkdir(parents=True, exist_ok=True)
-        content = {"environment": environment() | self.facts, "rows": [asdict(row) for row in self.rows]}
+        content = {"environment": self.environment(), "rows": [asdict(row) for row in self.rows]}
         (folder / f"{self.name}.json").write_text(json.dumps(content, indent=1) + "\n")
         self.plot(folder / f"{self.name}.png")
+
+    def environment(self) -> dict[str, object]:
+        """Of this process, or of the one whose rows were read."""
+        return environment() | self.facts
+
+    def read(self, folder: Path = RESULTS) -> "Table":
+        """Take the rows and facts of an earlier `write`, so that they can be drawn again; returns itself."""
+        content = json.loads((folder / f"{self.name}.json").read_text())
+        self.facts = content["environment"]
+        self.rows = [
+            Row(**row | {key: Spread(**row[key]) for key in ("milliseconds", "speedup")})
+            for row in content["rows"]
+        ]
+        return self
 
     def plot(self, path: Path) -> None:
         """Draw every case as bars: one contestant each, with its speed against the baseline."""
@@ -182,7 +196,7 @@ class Table:
             axis.set_title(f"{case} (x: speed against {self._of(case)[0].baseline})", fontsize=9, loc="left")
             axis.spines[["top", "right"]].set_visible(False)
         axes[-1, 0].set_xlabel("milliseconds, median and quartiles")
-        facts = environment()
+        facts = self.environment()
         figure.suptitle(f"{facts['cpu']}, {self.rows[0].threads} threads, torch {facts['torch']}", fontsize=9)
         figure.savefig(path, dpi=120)
         pyplot.close(figure)

@@ -16,17 +16,87 @@ LAYERS = [(128, 32), (256, 16), (512, 8)]  # channels @ height and width: the st
 IMAGES = 32  # T = 4, batch 8
 GENES = 100
 DENSITY = 0.1
+DENSITIES = [0.01, 0.02, 0.05, 0.1, 0.2, 0.5]
 # Density at 100 genes, then genes at 10 % density.
-POINTS = [(GENES, density) for density in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5)]
+POINTS = [(GENES, density) for density in DENSITIES]
 POINTS += [(genes, DENSITY) for genes in (25, 50, 200)]
 DENSE = ["reconstruct", "gene"]
 
 ops = torch.ops.gee_kernels
 
 
+class Plans(Table):
+    """Drawn as one panel per direction and layer, against density (left) and against genes (right)."""
+
+    def plot(self, path) -> None:
+        import matplotlib
+
+        matplotlib.use("agg")
+        from matplotlib import pyplot
+
+        directions = list(dict.fromkeys(row.case for row in self.rows))
+        layers = [f"{channels}@{size}" for channels, size in LAYERS]
+        columns = [(layer, varied) for varied in ("density", "genes") for layer in layers]
+        figure, axes = pyplot.subplots(
+            len(directions), len(columns), figsize=(2.7 * len(columns), 2.7 * len(directions) + 0.8),
+            squeeze=False, sharex="col", sharey="row", layout="constrained",
+        )  # fmt: skip
+        contestants = list(dict.fromkeys(row.contestant for row in self.rows))
+        lines = {}
+        for panels, case in zip(axes, directions, strict=True):
+            for axis, (layer, varied) in zip(panels, columns, strict=True):
+                rows = [row for row in self.rows if row.case == case and row.parameters["layer"] == layer]
+                for i, name in enumerate(contestants):
+                    mine = sorted(self._sweep(rows, name, varied), key=lambda point: point[0])
+                    if not mine:
+                        continue
+                    x, t = zip(*mine, strict=True)
+                    spread = [[s.median - s.low for s in t], [s.high - s.median for s in t]]
+                    lines[name] = axis.errorbar(
+                        x, [s.median for s in t], spread, color=f"C{i}", marker="o", markersize=3, capsize=2,
+                        linewidth=2 if name == "auto" else 1,
+                    )  # fmt: skip
+                self._finish(axis, case, layer, varied)
+            panels[0].set_ylabel(f"{case}, ms")
+        figure.legend(lines.values(), lines.keys(), loc="outside lower center", ncols=7, frameon=False)
+        facts = self.environment()
+        figure.suptitle(
+            f"{facts['cpu']}, {self.rows[0].threads} threads, torch {facts['torch']}; {IMAGES} images; "
+            f"g = {GENES} (left), {DENSITY:.0%} density (right); medians and quartiles",
+            fontsize=9,
+        )
+        figure.savefig(path, dpi=110)
+        pyplot.close(figure)
+
+    @staticmethod
+    def _sweep(rows, contestant, varied):
+        """(value of `varied`, spread) of a contestant; the gradient to x is one row for all densities."""
+        for row in rows:
+            density, genes = row.parameters.get("density"), row.parameters["genes"]
+            if row.contestant != contestant:
+                continue
+            if varied == "genes" and density in (None, DENSITY):
+                yield genes, row.milliseconds
+            if varied == "density" and genes == GENES:
+                yield from ((d, row.milliseconds) for d in ([density] if density else DENSITIES))
+
+    @staticmethod
+    def _finish(axis, case, layer, varied):
+        axis.set_xscale("log")
+        axis.set_yscale("log")
+        ticks, form = (DENSITIES, "{:.0%}") if varied == "density" else ([25, 50, 100, 200], "{}")
+        axis.set_xticks(ticks, [form.format(tick) for tick in ticks], fontsize=8)
+        axis.minorticks_off()
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(True, which="major", alpha=0.25)
+        if case == "forward":
+            axis.set_title(layer, fontsize=9)
+        axis.set_xlabel(varied)
+
+
 @pytest.fixture(scope="module")
 def table():
-    table = Table("genetic_conv2d")
+    table = Plans("genetic_conv2d")
     yield table
     table.write()
 

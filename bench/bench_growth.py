@@ -38,7 +38,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d
 
-from bench._measure import Table, alternate, environment, report
+from bench._measure import Table, alternate, report
 from gee_kernels import batch_norm_lif, decode_weight, genetic_conv2d, lif, pack_spikes
 from gee_kernels.genetic_conv2d import plan as planning
 
@@ -294,14 +294,16 @@ class Growth(Table):
         )
 
     def _title(self) -> str:
+        facts = self.environment()
         rates = [
-            f"{threads} thread{'s'[: threads != 1]}: {c['multiply_adds'] / 1e9:.0f} G multiply-adds/s, "
-            f"copy {c['copy'][max(c['copy'])] / 1e9:.1f} GB/s"
-            for threads, c in self.facts["ceilings"].items()
+            f"{threads} thread{'' if int(threads) == 1 else 's'}: "
+            f"{found['multiply_adds'] / 1e9:.0f} G multiply-adds/s, "
+            f"copy {found['copy'][max(found['copy'], key=int)] / 1e9:.1f} GB/s"
+            for threads, found in facts["ceilings"].items()
         ]
         centre = Point()
         return (
-            f"{environment()['cpu']}, torch {environment()['torch']}; {'; '.join(rates)} (256 MiB)\n"
+            f"{facts['cpu']}, torch {facts['torch']}; {'; '.join(rates)} (256 MiB)\n"
             f"centre: {centre.channels} channels @ {centre.size}x{centre.size}, g = {centre.genes}, "
             f"T = {centre.steps}, batch {centre.batch}, {centre.density:.0%} density, "
             f"{centre.threads} threads; "
