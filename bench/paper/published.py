@@ -51,8 +51,10 @@ TABLE2 = (
 )
 
 # Table 1: GEE on ImageNet. g is not stated.
-TABLE1 = {"model": "resnet34", "parameters": 10.75, "accuracy": 71.82, "energy_mj": 43.24, "image_size": 224}
-TABLE1_OTHERS_MJ = {"Spiking ResNet-34, T = 350": 59.295}
+TABLE1_MODEL = "resnet34"
+TABLE1_IMAGE_SIZE = 224
+TABLE1_PARAMETERS = 10.75  # million
+TABLE1_ENERGY_MJ = 43.24
 
 # Table 3: spikes of GEE-ResNet-19 (g = 200) on CIFAR-10; per image, step or layer is not said.
 TABLE3_SPIKES = {("resnet19", 200): 3000}

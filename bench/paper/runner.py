@@ -33,7 +33,7 @@ from gee.search.run_directory import MAY_CHANGE, machine, versions
 from gee.training import NonFiniteLossError, WeightsError
 
 Row = dict[str, Any]
-Table = tuple[Sequence[str], list[Sequence[str]]]  # header, rows of text
+Table = tuple[Sequence[str], Sequence[Sequence[str]]]  # header, rows of text
 
 
 @dataclass(frozen=True)
@@ -245,7 +245,7 @@ def write(
         "description": experiment.describe(options, data),
         "preset": options.preset,
         "dataset": data.name,
-        "held_out": data.note,
+        "held_out": rows[0]["held_out"],
         "seeds": list(range(options.seeds)),
         "scale": asdict(options.scale) if experiment.measure is None else None,
         "machine": machine() | _accelerator(options.device),
@@ -254,7 +254,7 @@ def write(
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "rows": rows,
     }
-    figure = footnote(experiment.figure(rows), about["description"])
+    figure = footnote(experiment.figure(rows), experiment.describe(options, data))
     write_atomically(path.with_suffix(".svg"), svg(figure))
     write_atomically(path, text.getvalue())
     write_atomically(path.with_suffix(".json"), json.dumps(about, indent=2) + "\n")
