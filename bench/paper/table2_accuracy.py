@@ -28,7 +28,7 @@ def _published(model: str, genes: int) -> published.Network:
 
 def compare(rows: Sequence[Row]) -> Table:
     header = ["network, genes", "accuracy, ours (%)", "seeds", "accuracy, paper (%)"]
-    header += ["parameters trained", "at the paper's size (M)", "paper (M)"]
+    header += ["parameters", "at full size (M)", "paper (M)"]
     lines = []
     for (model, genes), group in groups(rows, "network", "genes_paper"):
         theirs, dataset = _published(model, genes), group[0]["dataset"]
