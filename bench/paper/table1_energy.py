@@ -112,7 +112,7 @@ def _normalise(model: SpikingNetwork, images: Tensor) -> None:
 
 def compare(rows: Sequence[Row]) -> Table:
     header = ["firing rate", "G MAC", "G AC", "ours (mJ)", "decoding apart (mJ)"]
-    header += ["dense twin (mJ)", "paper (mJ)"]
+    header += ["conventional (mJ)", "paper (mJ)"]
     lines = [_line([row]) for row in rows if row["case"] == "assumed"]
     lines.append(_line([row for row in rows if row["case"] == "untrained"]))
     return header, lines
