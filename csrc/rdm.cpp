@@ -13,7 +13,7 @@ namespace gee::rdm {
 
 inline constexpr int64_t kTile = 4;              // images of a group; a tile is a pair of groups
 inline constexpr int64_t kPanelBytes = 1 << 19;  // stays in a core's second-level cache
-inline constexpr int64_t kMinLines = 8, kMaxLines = 64;
+inline constexpr int64_t kMinLines = 8, kMaxLines = 512;
 
 // The bits of a batch: image b's vector is the bytes of its steps, one after the other.
 struct Batch {
@@ -21,36 +21,7 @@ struct Batch {
   int64_t images, step_bytes, vector_bytes;
 };
 
-// Lines [first, first + lines) of every image: -> panel [groups, lines, kTile, 64 bytes], zeros behind the end.
-// Packed, the lines of a tile lie side by side, whatever power of two separates the images in memory.
-void pack_panel(const Batch& batch, int64_t first, int64_t lines, uint8_t* panel) {
-  for (int64_t b = 0; b < batch.images; ++b) {
-    uint8_t* to = panel + b / kTile * lines * kTile * 64 + b % kTile * 64;
-    int64_t done = first * 64, step = done / batch.step_bytes, offset = done % batch.step_bytes;
-    for (int64_t line = 0; line < lines; ++line, to += kTile * 64) {
-      for (int64_t filled = 0; filled < 64;) {
-        if (done == batch.vector_bytes) {
-          std::memset(to + filled, 0, 64 - filled);
-          break;
-        }
-        const uint8_t* from = batch.bits + (step * batch.images + b) * batch.step_bytes + offset;
-        const int64_t bytes = std::min(64 - filled, batch.step_bytes - offset);
-        if (bytes == 64) std::memcpy(to, from, 64);
-        else std::memcpy(to + filled, from, bytes);
-        filled += bytes;
-        done += bytes;
-        offset += bytes;
-        if (offset == batch.step_bytes) offset = 0, ++step;
-      }
-    }
-  }
-}
-
 }  // namespace gee::rdm
-
-namespace gee {
-using rdm::kTile;
-}
 
 #define GEE_KERNEL_BODY "rdm_kernel.h"
 #include "for_each_isa.h"
@@ -58,15 +29,16 @@ using rdm::kTile;
 namespace gee {
 namespace {
 
-using CountPanel = void (*)(const uint8_t*, int64_t, int64_t, int64_t*);
+using rdm::kTile;
+using CountLines = void (*)(const rdm::Batch&, int64_t, int64_t, uint8_t*, int64_t*);
 
-CountPanel count_panel() {
+CountLines count_lines() {
 #if defined(__x86_64__)
   static const bool counts = __builtin_cpu_supports("avx512vpopcntdq");
-  if (isa() == Isa::avx512 && counts) return isa_avx512::count_panel;
-  if (isa() != Isa::baseline) return isa_avx2::count_panel;
+  if (isa() == Isa::avx512 && counts) return isa_avx512::count_lines;
+  if (isa() != Isa::baseline) return isa_avx2::count_lines;
 #endif
-  return isa_baseline::count_panel;
+  return isa_baseline::count_lines;
 }
 
 // bits: [T * B, *space, bytes] uint8 -> [B, B] int64
@@ -86,7 +58,7 @@ Tensor spike_overlaps(const Tensor& bits, int64_t time_steps) {
   std::vector<int64_t> shared(groups * (groups + 1) / 2 * kTile * kTile);  // [pairs of groups, kTile, kTile]
   const int64_t all_lines = (batch.vector_bytes + 63) / 64, line_bytes = std::max<int64_t>(1, groups) * kTile * 64;
   const int64_t lines = std::clamp(rdm::kPanelBytes / line_bytes, rdm::kMinLines, rdm::kMaxLines);
-  const CountPanel count = count_panel();
+  const CountLines count = count_lines();
   std::mutex adding;
   // Threads share out the bytes, not the pairs, so that each byte is read once. Integers may be added in any order.
   torch::stable::parallel_for(0, (all_lines + lines - 1) / lines, 1, [&](int64_t begin, int64_t end) {
@@ -99,8 +71,7 @@ Tensor spike_overlaps(const Tensor& bits, int64_t time_steps) {
     for (int64_t i = begin; i < end; ++i) {
       const int64_t first = i * lines, here = std::min(lines, all_lines - first);
       if (here < lines) std::memset(panel.get(), 0, lines * line_bytes);  // groups move closer together
-      rdm::pack_panel(batch, first, here, panel.get());
-      count(panel.get(), groups, here, mine.data());
+      count(batch, first, here, panel.get(), mine.data());
     }
     const std::lock_guard<std::mutex> lock(adding);
     for (size_t i = 0; i < mine.size(); ++i) shared[i] += mine[i];

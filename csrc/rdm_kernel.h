@@ -6,6 +6,7 @@
 #pragma GCC target("avx512vpopcntdq")
 #endif
 
+using rdm::kTile;
 using Word = Vector<uint64_t>;
 
 // Rows of a tile counted at a time, so that the counters stay in registers.
@@ -90,9 +91,45 @@ inline void count_tile(const uint8_t* rows, const uint8_t* cols, int64_t lines, 
   }
 }
 
-// All pairs of groups, the lower triangle: panel [groups, lines, kTile, 64 bytes] -> shared [pairs, kTile, kTile]
-inline void count_panel(const uint8_t* panel, int64_t groups, int64_t lines, int64_t* shared) {
-  const int64_t group = lines * kTile * 64;
+[[gnu::always_inline]] inline void copy_line(uint8_t* to, const uint8_t* from) {
+#pragma GCC unroll 4
+  for (int v = 0; v < kLineVectors; ++v)
+    store(to + v * GEE_VECTOR_BYTES, load(from + v * GEE_VECTOR_BYTES));
+}
+
+// Lines [first, first + lines) of one image, kTile lines apart; zeros behind the vector's end.
+inline void pack_image(const rdm::Batch& batch, int64_t image, int64_t first, int64_t lines, uint8_t* to) {
+  int64_t done = first * 64, step = done / batch.step_bytes, offset = done % batch.step_bytes;
+  uint8_t* const end = to + lines * kTile * 64;
+  while (to != end) {
+    const uint8_t* from = batch.bits + (step * batch.images + image) * batch.step_bytes;
+    for (; to != end && offset + 64 <= batch.step_bytes; to += kTile * 64, offset += 64, done += 64) {
+      __builtin_prefetch(from + offset + 1024);
+      copy_line(to, from + offset);
+    }
+    if (to == end) return;
+    for (int64_t filled = 0; filled < 64;) {  // the line in which a step ends, or several short ones
+      if (done == batch.vector_bytes) {
+        std::memset(to + filled, 0, 64 - filled);
+        break;
+      }
+      if (offset == batch.step_bytes) offset = 0, ++step;
+      from = batch.bits + (step * batch.images + image) * batch.step_bytes + offset;
+      const int64_t bytes = std::min(64 - filled, batch.step_bytes - offset);
+      std::memcpy(to + filled, from, bytes);
+      filled += bytes, done += bytes, offset += bytes;
+    }
+    to += kTile * 64;
+  }
+}
+
+// shared += the spikes that images share in lines [first, first + lines): shared [pairs, kTile, kTile], the lower
+// triangle of pairs of groups. panel [groups, lines, kTile, 64 bytes] is scratch, zero where no image is: packed,
+// the lines of a tile lie side by side, whatever power of two separates the images in memory.
+inline void count_lines(const rdm::Batch& batch, int64_t first, int64_t lines, uint8_t* panel, int64_t* shared) {
+  const int64_t group = lines * kTile * 64, groups = (batch.images + kTile - 1) / kTile;
+  for (int64_t b = 0; b < batch.images; ++b)
+    pack_image(batch, b, first, lines, panel + b / kTile * group + b % kTile * 64);
   for (int64_t i = 0; i < groups; ++i)
     for (int64_t j = 0; j <= i; ++j, shared += kTile * kTile)
       count_tile(panel + i * group, panel + j * group, lines, shared);
