@@ -121,6 +121,9 @@ def predict(which: str, plan: str, shape: Shape, device: str, density: float = 1
     return sum(shares[kind] * count * costs.get(kind, 0.0) for kind, count in counts.items()) * 1e-12
 
 
+DENSITY_STEPS = 200
+
+
 def choose(which: str, shape: Shape, device: str) -> tuple[str, float]:
     """The cheapest dense plan, and the density of the input under which "event" is cheaper (0: never)."""
     device = device if device in COSTS else "cuda"
@@ -131,9 +134,16 @@ def choose(which: str, shape: Shape, device: str) -> tuple[str, float]:
             best = plan
     if "event" not in COSTS[device][which]:
         return best, 0.0
-    at_zero, at_one = (predict(which, "event", shape, device, density) for density in (0.0, 1.0))
-    spare = predict(which, best, shape, device) - at_zero
-    return best, min(1.0, max(0.0, spare / (at_one - at_zero))) if at_one > at_zero else 0.0
+    # Bisected to half a percent: comparisons give torch.compile constants under dynamic shapes, a quotient not.
+    limit = predict(which, best, shape, device)
+    low, high = 0, DENSITY_STEPS
+    while low < high:
+        middle = (low + high + 1) // 2
+        if predict(which, "event", shape, device, middle / DENSITY_STEPS) < limit:
+            low = middle
+        else:
+            high = middle - 1
+    return best, low / DENSITY_STEPS
 
 
 def resolve(plan: str, shape: Shape, device: str) -> tuple[str, float]:

@@ -21,7 +21,7 @@ NETWORK = ModelConfig(width=0.5, genes=4, time_steps=2)
 TRAINING = TrainConfig(epochs=3, batch_size=48)
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture(autouse=True, scope="module")  # as the runs that are shared: torch's sums depend on threads
 def one_thread():
     """The networks here are too small to share between threads."""
     threads = torch.get_num_threads()
