@@ -3,14 +3,18 @@
 import io
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import matplotlib
+import matplotlib.colors
+import matplotlib.ticker
 import numpy as np
+from cycler import cycler
 from matplotlib.figure import Figure
 
 INK, MUTED, GRID = "#1c2430", "#6b7686", "#e3e7ec"
 SERIES = ("#0f7b6c", "#d9622b", "#3b5bdb", "#a53f8f", "#8a6d1a", "#5c6770")
-STYLE = {
+STYLE: Any = {
     "font.family": "sans-serif",
     "font.size": 9.5,
     "text.color": INK,
@@ -20,7 +24,7 @@ STYLE = {
     "axes.spines.right": False,
     "axes.grid": True,
     "axes.axisbelow": True,
-    "axes.prop_cycle": matplotlib.cycler(color=SERIES),
+    "axes.prop_cycle": cycler(color=SERIES),
     "grid.color": GRID,
     "xtick.color": MUTED,
     "ytick.color": MUTED,
@@ -73,7 +77,8 @@ def fitness_by_generation(runs: Mapping[str, tuple[Sequence[Mapping], Sequence[f
         if failed and len(fitness):
             axis.plot(failed, [fitness.max()] * len(failed), "x", color=MUTED, label=f"{name}: failed")
         steps = sorted(set(generation.tolist()))
-        best = np.minimum.accumulate([fitness[generation == g].min() for g in steps]) if steps else []
+        lowest = [fitness[generation == g].min() for g in steps]
+        best = np.minimum.accumulate(lowest) if steps else np.array([])
         label = f"{name}: best so far" if len(runs) > 1 else "best so far"
         axis.plot(steps, best, color=color, linewidth=2, label=label)
     axis.set_xlabel("generation")

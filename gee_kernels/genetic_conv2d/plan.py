@@ -134,7 +134,8 @@ def choose(which: str, shape: Shape, device: str) -> tuple[str, float]:
             best = plan
     if "event" not in COSTS[device][which]:
         return best, 0.0
-    # Bisected to half a percent: comparisons give torch.compile constants under dynamic shapes, a quotient not.
+    # Bisected to half a percent: under dynamic shapes, comparisons give torch.compile constants, a quotient
+    # does not.
     limit = predict(which, best, shape, device)
     low, high = 0, DENSITY_STEPS
     while low < high:
