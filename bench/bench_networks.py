@@ -2,7 +2,7 @@
 
 ResNet-19 and CIFARNet at full width, 32x32 images, T = 4, batch 8, g = 100, at a mean firing rate of 5 and
 10 % (one common batch-norm bias, chosen by bisection; see `contestants.set_firing_rate`). Before anything is
-timed, every peer must give the logits of our own network with the same weights.
+timed, every peer must give the logits of our own network with the same weights, in float64.
 """
 
 import copy
@@ -17,7 +17,7 @@ NETWORKS = ("resnet19", "cifarnet")
 RATES = (0.05, 0.10)
 BASELINE = "spikingjelly"
 THREADS = 2
-LOGITS = 1e-3  # relative; spikes are thresholds, so one rounding may flip one spike and no more
+LOGITS = 1e-9  # relative, in float64
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +39,7 @@ def memory():
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("network", NETWORKS)
-def bench_training_step(table, benchmark, network, rate):
+def test_training_step(table, benchmark, network, rate):
     images, labels = contestants.images_and_labels()
     models = {name: contestants.build(name, network, rate, images) for name in contestants.CONTESTANTS}
     steps = {
@@ -61,7 +61,7 @@ def bench_training_step(table, benchmark, network, rate):
 
 @pytest.mark.parametrize("rate", RATES)
 @pytest.mark.parametrize("network", NETWORKS)
-def bench_inference(table, benchmark, network, rate):
+def test_inference(table, benchmark, network, rate):
     images, _ = contestants.images_and_labels()
     models = {name: contestants.build(name, network, rate, images) for name in contestants.CONTESTANTS}
     models = {name: model.eval() for name, model in models.items()}
@@ -82,7 +82,7 @@ def bench_inference(table, benchmark, network, rate):
 
 @pytest.mark.parametrize("mode", ["train", "infer"])
 @pytest.mark.parametrize("network", NETWORKS)
-def bench_peak_memory(memory, benchmark, network, mode):
+def test_peak_memory(memory, benchmark, network, mode):
     for name in contestants.CONTESTANTS:
         found = peak_memory.measure(name, network, mode)
         memory.append({"contestant": name, "network": network, "mode": mode, **found})
@@ -109,9 +109,8 @@ def agree(models, images, *, training: bool) -> None:
 
 
 def _logits(model, images, training):
-    # A copy of the state, so that checking does not move the running statistics.
-    state = copy.deepcopy(model.state_dict())
+    # In float64, on a copy: a deep spiking network amplifies one rounding that flips one spike, and checking
+    # must not move the running statistics.
+    model = copy.deepcopy(getattr(model, "_orig_mod", model)).double()
     with torch.no_grad():
-        out = model.train(training)(images)
-    model.load_state_dict(state)
-    return out
+        return model.train(training)(images[:2].double())

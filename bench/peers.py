@@ -55,7 +55,7 @@ class SnnTorchNeuron(nn.Module):
         for current in x:
             spike, voltage = self.node(current / self.tau, voltage)
             spikes.append(spike)
-        return torch.stack(spikes)
+        return torch.stack(spikes).to(x.dtype)
 
 
 class NorseNeuron(nn.Module):
@@ -72,7 +72,7 @@ class NorseNeuron(nn.Module):
         for current in x:
             spike, state = self.node(current, state)
             spikes.append(spike)
-        return torch.stack(spikes)
+        return torch.stack(spikes).to(x.dtype)
 
 
 NEURONS: dict[str, Callable[[float, float], nn.Module]] = {
