@@ -5,7 +5,6 @@ namespace gee {
 namespace {
 
 using torch::stable::matmul;
-using torch::stable::permute;
 using torch::stable::reshape;
 
 // pre: [c_in, g, k, k], interaction: [g, g], post: [c_out, g, k, k] -> [c_out, c_in, k, k]

@@ -6,7 +6,6 @@
 namespace gee::conv {
 
 using torch::stable::contiguous;
-using torch::stable::permute;
 using torch::stable::reshape;
 using torch::stable::to;
 
