@@ -64,7 +64,7 @@ Tensor empty_channels_last(const Tensor& t) {
   for (int64_t d = 2; d < t.dim(); ++d) shape.push_back(t.size(d)), order.push_back(d - 1);
   shape.push_back(t.size(1));
   const Tensor out = torch::stable::new_empty(t, {shape.data(), shape.size()});
-  return gee::permute(out, {order.data(), order.size()});
+  return permuted(out, {order.data(), order.size()});
 }
 
 Tensor to_channels_last(const Tensor& t) {

@@ -44,8 +44,12 @@ template <typename F> auto dispatch_floating(const Tensor& t, const char* name, 
   }
 }
 
+#ifndef STABLE_TORCH_ERROR_CODE_CHECK  // its name in torch 2.11
+#define STABLE_TORCH_ERROR_CODE_CHECK TORCH_ERROR_CODE_CHECK
+#endif
+
 // aten::permute, which the stable headers of torch 2.11 do not have yet.
-inline Tensor permute(const Tensor& self, torch::headeronly::IntHeaderOnlyArrayRef dims) {
+inline Tensor permuted(const Tensor& self, torch::headeronly::IntHeaderOnlyArrayRef dims) {
   std::array<StableIValue, 2> stack{torch::stable::detail::from(self), torch::stable::detail::from(dims)};
   STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::permute", "", stack.data(), TORCH_ABI_VERSION));
   return torch::stable::detail::to<Tensor>(stack[0]);

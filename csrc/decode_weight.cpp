@@ -14,11 +14,11 @@ Tensor decode_weight(const Tensor& pre, const Tensor& interaction, const Tensor&
   const auto accumulate = storage == ScalarType::Double ? ScalarType::Double : ScalarType::Float;
   const Tensor a = torch::stable::to(reshape(pre, {c_in, genes, k * k}), accumulate);
   const Tensor b = torch::stable::to(reshape(post, {c_out, genes, k * k}), accumulate);
-  const Tensor mixed = matmul(permute(b, {2, 0, 1}), torch::stable::transpose(torch::stable::to(interaction, accumulate), 0, 1));
-  const Tensor weight = matmul(mixed, permute(a, {2, 1, 0}));  // [k*k, c_out, c_in]
+  const Tensor mixed = matmul(permuted(b, {2, 0, 1}), torch::stable::transpose(torch::stable::to(interaction, accumulate), 0, 1));
+  const Tensor weight = matmul(mixed, permuted(a, {2, 1, 0}));  // [k*k, c_out, c_in]
   Tensor out = torch::stable::new_empty(pre, {c_out, c_in, k, k});
   Tensor flat = torch::stable::view(out, {c_out, c_in, k * k});
-  torch::stable::copy_(flat, permute(weight, {1, 2, 0}));
+  torch::stable::copy_(flat, permuted(weight, {1, 2, 0}));
   return out;
 }
 

@@ -101,7 +101,7 @@ std::tuple<Tensor, Tensor, Tensor> genetic_conv2d_lif(
   Tensor counts = torch::stable::new_zeros(x, {whole.images, whole.c_out}, ScalarType::Int);
   const Tensor scale_row = to(contiguous(scale), type), shift_row = to(contiguous(shift), type);
   std::optional<Tensor> residual_rows;
-  if (residual) residual_rows = contiguous(permute(*residual, {0, 2, 3, 1}));
+  if (residual) residual_rows = contiguous(permuted(*residual, {0, 2, 3, 1}));
   const NeuronOptions options{tau, v_threshold, v_reset, decay_input, true, Surrogate::atan, 1.0};
 
   dispatch_floating(x, "x", [&](auto zero) {
@@ -146,7 +146,7 @@ std::tuple<Tensor, Tensor, Tensor> genetic_conv2d_lif(
       neurons.run(y.get(), begin, n);
     }
   });
-  return {permute(spikes, {0, 3, 1, 2}), bits, counts};
+  return {permuted(spikes, {0, 3, 1, 2}), bits, counts};
 }
 
 }  // namespace

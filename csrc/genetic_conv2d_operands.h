@@ -22,10 +22,10 @@ template <typename T> const T* data(const Tensor& t) { return static_cast<const 
 template <typename T> T* data(Tensor& t) { return static_cast<T*>(t.mutable_data_ptr()); }
 
 // [N, C, H, W] -> [N, H, W, C], contiguous, in the accumulation type
-inline Tensor rows_of(const Tensor& x) { return to(contiguous(permute(x, {0, 2, 3, 1})), accumulate_type(x)); }
+inline Tensor rows_of(const Tensor& x) { return to(contiguous(permuted(x, {0, 2, 3, 1})), accumulate_type(x)); }
 
 // [N, H, W, C] in the accumulation type -> [N, C, H, W] in `type`, channels-last in memory
-inline Tensor activations(const Tensor& rows, ScalarType type) { return permute(to(rows, type), {0, 3, 1, 2}); }
+inline Tensor activations(const Tensor& rows, ScalarType type) { return permuted(to(rows, type), {0, 3, 1, 2}); }
 
 struct TapMajor {
   Tensor pre, interaction, post;
@@ -38,7 +38,7 @@ struct TapMajor {
 
   static Tensor taps_first(const Tensor& code) {
     const Tensor flat = reshape(code, {code.size(0), code.size(1), code.size(2) * code.size(3)});
-    return to(contiguous(permute(flat, {2, 0, 1})), accumulate_type(code));
+    return to(contiguous(permuted(flat, {2, 0, 1})), accumulate_type(code));
   }
 };
 

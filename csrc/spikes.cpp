@@ -69,7 +69,7 @@ Tensor unpack_spikes(const Tensor& bits, int64_t channels, ScalarType dtype) {
   });
   std::vector<int64_t> order{0, dims - 1};
   for (int64_t d = 1; d < dims - 1; ++d) order.push_back(d);
-  return gee::permute(out, {order.data(), order.size()});
+  return permuted(out, {order.data(), order.size()});
 }
 
 }  // namespace
