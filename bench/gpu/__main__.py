@@ -51,7 +51,9 @@ class Session:
         if self.left > 0:
             try:
                 result = run(self)
-            except Exception:
+            except (
+                Exception
+            ):  # recorded with its traceback, and the exit code says so; the rest is still measured
                 self.fail(name, traceback.format_exc())
                 result = "failed"
         self.found["sections"][name] = {"seconds": round(time.monotonic() - begin, 1), "result": result}
@@ -177,7 +179,9 @@ def operators(session: Session) -> list[dict]:
                     "share_of_ceiling": floor / Spread.of(seconds["gee"]).median,
                 }
             )
-        except Exception:
+        except (
+            Exception
+        ):  # recorded with its traceback, and the exit code says so; the rest is still measured
             session.fail(name, traceback.format_exc())
     return rows
 
@@ -220,7 +224,9 @@ def networks(session: Session) -> list[dict]:
                     "peak_gib": 0.0 if session.dry else torch.cuda.max_memory_allocated() / 2**30,
                 }
             )
-        except Exception:
+        except (
+            Exception
+        ):  # recorded with its traceback, and the exit code says so; the rest is still measured
             session.fail(name, traceback.format_exc())
     return rows
 
